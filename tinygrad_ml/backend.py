@@ -1,0 +1,129 @@
+"""numpy or cupy behind one door: the only file that imports cupy.
+
+A backend is a namespace with numpy's names, called `xp` wherever it is passed. Which one an
+array belongs to is read off its type, so nothing here imports cupy before somebody asks for
+`device="cuda"` or hands in a cupy array.
+"""
+
+import sys
+
+import numpy as np
+
+from . import dtypes
+
+
+class DeviceError(RuntimeError):
+    """A device that is not there, or two devices in one operation."""
+
+
+# Python numbers go with either backend; None here means "no opinion".
+_namespaces = {np.ndarray: np, int: None, float: None, bool: None, np.bool: None}
+_namespaces |= {d.type: np for d in dtypes.SUPPORTED}
+
+
+def namespace(arrays):
+    """The module (numpy or cupy) that these arrays belong to; DeviceError if they disagree."""
+    xp = None
+    for a in arrays:
+        kind = type(a)
+        found = _namespaces[kind] if kind in _namespaces else _classify(kind)
+        if found is None or found is xp:
+            continue
+        if xp is not None:
+            names = " and ".join(device_of(b) for b in arrays if hasattr(b, "dtype"))
+            raise DeviceError(f"arrays on different devices: {names}; move one with .to(device)")
+        xp = found
+    return np if xp is None else xp
+
+
+def _classify(kind):
+    """Numpy for its subclasses and sequences, cupy for cupy's arrays; remembered by type."""
+    cupy = sys.modules.get("cupy")  # no cupy array can exist before cupy is imported
+    if cupy is not None and issubclass(kind, cupy.ndarray):
+        _namespaces[kind] = cupy
+        return cupy
+    _namespaces[kind] = np if issubclass(kind, (np.ndarray, np.generic)) else None
+    return _namespaces[kind]
+
+
+def is_array(x):
+    """True for an array of either backend (numpy's scalars count)."""
+    return isinstance(x, np.generic | np.ndarray) or namespace([x]) is not np
+
+
+def device_of(array):
+    """'cpu', or 'cuda:0' and so on."""
+    return "cpu" if namespace([array]) is np else f"cuda:{array.device.id}"
+
+
+def to_host(array):
+    """The same numbers as a numpy array; no copy if they are there already."""
+    return np.asarray(array) if namespace([array]) is np else array.get()
+
+
+def to_device(array, device):
+    """The same bits on `device`: 'cpu', 'cuda' (the current GPU) or 'cuda:1'; no copy if there."""
+    if device is None or device == device_of(array):
+        return array
+    if device == "cpu":
+        return to_host(array)
+    cupy = _cupy(device)
+    current = cupy.cuda.Device() if device == "cuda" else cupy.cuda.Device(_index(device))
+    with current:
+        return cupy.asarray(array)
+
+
+def check_device(device):
+    """The device's name, or an error that says what is missing."""
+    if device is None or device == "cpu":
+        return "cpu"
+    cupy = _cupy(device)
+    return f"cuda:{cupy.cuda.Device().id if device == 'cuda' else _index(device)}"
+
+
+def _index(device):
+    name, _, index = device.partition(":")
+    if name != "cuda" or not index.isdigit():
+        raise ValueError(f"device: got {device!r}, expected 'cpu', 'cuda' or 'cuda:N'")
+    return int(index)
+
+
+def _cupy(device):
+    """cupy, or the reason why not: the name, the package, the driver or the GPU."""
+    if not isinstance(device, str) or device.partition(":")[0] != "cuda":
+        raise ValueError(f"device: got {device!r}, expected 'cpu', 'cuda' or 'cuda:N'")
+    try:
+        import cupy
+    except ImportError as error:
+        raise DeviceError(
+            f"device {device!r} needs cupy, which is not installed: pip install "
+            "'tinygrad_ml[cuda13]' (or [cuda12] for a CUDA 12 driver)"
+        ) from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        reason = (
+            "no GPU was found (is one visible? see CUDA_VISIBLE_DEVICES)"
+            if "NoDevice" in str(error)
+            else "no NVIDIA driver answers (or it is older than cupy's CUDA)"
+        )
+        raise DeviceError(f"device {device!r}: {reason}; cupy says: {error}") from error
+    if device != "cuda" and _index(device) >= count:
+        raise DeviceError(f"device {device!r}: this machine has {count} GPU(s), counted from 0")
+    return cupy
+
+
+def scatter_add(array, index, values):
+    """array[index] += values in place, counting repeated indices each time (np.add.at)."""
+    xp = namespace([array])
+    if xp is np:
+        np.add.at(array, index, values)
+    else:
+        import cupyx
+
+        cupyx.scatter_add(array, index, values)
+
+
+def is_view(array, base):
+    """Whether `array`, made from `base`, may look at the same bytes."""
+    return array is base or array.base is not None

@@ -1,0 +1,128 @@
+"""Fused kernels: one pass over the bytes where the definition takes many; the definition is the meaning.
+
+`@fused(kernels.rms_norm)` decorates a readable composition of Tensors. Where the kernel supports
+the arrays it computes value and first derivative; everywhere else, and for every derivative of
+a derivative, the composition itself runs. A kernel is a module with
+
+    supports(xp, *arrays, **options) -> bool
+    forward(xp, *arrays, **options) -> y or a tuple, residuals
+    backward(xp, needs, g, residuals, *arrays, **options) -> one gradient for each array, or None
+
+where needs[i] says whether the gradient of the i-th array is wanted.
+"""
+
+import os
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+
+from .autograd import Node, Value, _check_finite, _match, is_recording, replay
+from .autograd import _anomalies as anomalies
+from .backend import namespace
+
+_enabled = ContextVar("kernels", default=os.environ.get("TINYGRAD_ML_KERNELS", "") != "off")
+_used: dict[str, None] = {}
+
+
+class FusedNode(Node):
+    """A call of a kernel. `saved` holds all arguments: the definition may have to run on them."""
+
+    __slots__ = ("kernel", "definition", "options", "needs", "residuals")
+
+    def pull(self, g, create_graph):
+        arguments = self.recall(create_graph)
+        if create_graph:  # a kernel is never differentiated: its definition is
+            return replay(self.definition, arguments, self.options, g, self.birth, True)
+        xp = namespace([a for a in arguments if hasattr(a, "dtype")])
+        found = self.kernel.backward(
+            xp, self.needs, g, self.residuals, *arguments, **self.options
+        )
+        wanted = [gx for gx, needed in zip(found, self.needs, strict=True) if needed]
+        return [
+            (vertex, _match(gx, shape, dtype, self.name))
+            for gx, (vertex, shape, dtype) in zip(wanted, self.targets, strict=True)
+        ]
+
+    def release(self):
+        Node.release(self)
+        self.residuals = None
+
+
+def fused(kernel):
+    """Decorator: `definition(*arrays, *, options)` gets a fast twin."""
+
+    def decorate(definition):
+        @wraps(definition)
+        def call(*args, **options):
+            if not _enabled.get():
+                return definition(*args, **options)
+            arrays = [a.data if isinstance(a, Value) else a for a in args]
+            xp = namespace(arrays)
+            if not kernel.supports(xp, *arrays, **options):
+                return definition(*args, **options)
+            y, residuals = kernel.forward(xp, *arrays, **options)
+            _used[definition.__name__] = None
+            if anomalies.get():
+                _check_finite(definition.__name__, y, "its caller")
+            like = next((a for a in args if isinstance(a, Value)), None)
+            if like is None:
+                return y
+            needs = [isinstance(a, Value) and a.requires_grad for a in args]
+            if not any(needs) or not is_recording():
+                return tuple(map(like.wrap, y)) if isinstance(y, tuple) else like.wrap(y)
+            node = _record(kernel, definition, args, options, needs, y, residuals, type(like))
+            return node.outputs_as_values(y)
+
+        call.definition = definition
+        call.kernel = kernel
+        return call
+
+    return decorate
+
+
+def _record(kernel, definition, args, options, needs, y, residuals, kind):
+    saved = [(a, _version(a)) for a in args]
+    targets = [(a.vertex, a.data.shape, a.data.dtype) for a, n in zip(args, needs, strict=True) if n]
+    outputs = [(part.shape, part.dtype) for part in y] if isinstance(y, tuple) else None
+    node = FusedNode(definition.__name__, kind, targets, saved, outputs)
+    node.kernel, node.definition, node.options = kernel, definition, options
+    node.needs, node.residuals = needs, residuals
+    return node
+
+
+def _version(a):
+    return a.version[0] if isinstance(a, Value) and a.version is not None else None
+
+
+def accelerated(kernel):
+    """Decorator for a function of plain arrays (an optimiser's step, a best-matching unit)."""
+
+    def decorate(definition):
+        @wraps(definition)
+        def call(*arrays, **options):
+            xp = namespace([a for a in arrays if hasattr(a, "dtype")])
+            if _enabled.get() and kernel.supports(xp, *arrays, **options):
+                _used[definition.__name__] = None
+                return kernel.forward(xp, *arrays, **options)
+            return definition(*arrays, **options)
+
+        call.definition = definition
+        call.kernel = kernel
+        return call
+
+    return decorate
+
+
+@contextmanager
+def use_kernels(on):
+    """`with tg.use_kernels(False):` every function runs by its definition."""
+    token = _enabled.set(on)
+    try:
+        yield
+    finally:
+        _enabled.reset(token)
+
+
+def kernels_used():
+    """The names of the functions whose kernels have run in this process."""
+    return sorted(_used)

@@ -1,0 +1,701 @@
+"""The primitives: each a function of arrays, and one line for each partial derivative.
+
+How to read a rule: in `mul.vjp(a=lambda g, b: g * b)` the keyword is the argument differentiated,
+g is the cotangent of the output, and what follows g is what is kept until the backward pass.
+Broadcasting is undone and the dtype restored by the engine, so the vjp of `add` is g.
+Everything that the tape can derive well from these stands in functional.py.
+"""
+
+# fmt: off  (the rules are aligned by hand, as the tables they are)
+import math
+
+from .autograd import Op, op
+from .backend import scatter_add as _scatter_add
+from .backend import to_device as _to_device
+
+# --- arithmetic
+
+
+@op
+def add(xp, a, b):
+    return a + b
+add.vjp(a=lambda g: g,
+        b=lambda g: g)
+
+
+@op
+def sub(xp, a, b):
+    return a - b
+sub.vjp(a=lambda g: g,
+        b=lambda g: -g)
+
+
+@op
+def mul(xp, a, b):
+    return a * b
+mul.vjp(a=lambda g, b: g * b,
+        b=lambda g, a: g * a)
+
+
+@op
+def div(xp, a, b):
+    return a / b
+div.vjp(a=lambda g, b: g / b,
+        b=lambda g, y, b: -g * y / b)
+
+
+@op
+def neg(xp, x):
+    return -x
+neg.vjp(x=lambda g: -g)
+
+
+@op
+def pow(xp, a, b):
+    """a^b; the derivative to a is 0 where b = 0, and to b is 0 where a = 0 <= b."""
+    return xp.power(a, b)
+pow.vjp(a=lambda g, a, b: g * (b * pow(a, b - (b != 0))),
+        b=lambda g, y, a, b: g * y * log(where((a == 0) & (b >= 0), 1, a)))
+
+
+@op
+def mod(xp, a, b):
+    """a - b floor(a / b)"""
+    return xp.mod(a, b)
+mod.vjp(a=lambda g: g,
+        b=lambda g, a, b: -g * floor(a / b))
+
+
+@op
+def maximum(xp, a, b):
+    """The greater of a and b; at a tie each gets half of the gradient."""
+    return xp.maximum(a, b)
+maximum.vjp(a=lambda g, a, b: where(a == b, g / 2, where(a > b, g, 0)),
+            b=lambda g, a, b: where(a == b, g / 2, where(b > a, g, 0)))
+
+
+@op
+def minimum(xp, a, b):
+    """The smaller of a and b; at a tie each gets half of the gradient."""
+    return xp.minimum(a, b)
+minimum.vjp(a=lambda g, a, b: where(a == b, g / 2, where(a < b, g, 0)),
+            b=lambda g, a, b: where(a == b, g / 2, where(b < a, g, 0)))
+
+
+@op
+def abs(xp, x):
+    """|x|, with abs'(0) = 0"""
+    return xp.abs(x)
+abs.vjp(x=lambda g, x: g * sign(x))
+
+
+@op
+def sqrt(xp, x):
+    """x^(1/2); the derivative at 0 is its limit, inf"""
+    return xp.sqrt(x)
+sqrt.vjp(x=lambda g, y: g / (2 * y))
+
+
+@op
+def rsqrt(xp, x):
+    """x^(-1/2)"""
+    return 1 / xp.sqrt(x)
+rsqrt.vjp(x=lambda g, x, y: g * (-0.5 * y / x))
+
+
+@op
+def cbrt(xp, x):
+    """x^(1/3)"""
+    return xp.cbrt(x)
+cbrt.vjp(x=lambda g, y: g / (3 * y * y))
+
+
+@op
+def arctan2(xp, a, b):
+    """The angle of the point (b, a), in (-pi, pi]"""
+    return xp.arctan2(a, b)
+arctan2.vjp(a=lambda g, a, b: g * (b / (a * a + b * b)),
+            b=lambda g, a, b: g * (-a / (a * a + b * b)))
+
+
+@op
+def hypot(xp, a, b):
+    """sqrt(a^2 + b^2) without overflow; the derivative at (0, 0) is 0"""
+    return xp.hypot(a, b)
+hypot.vjp(a=lambda g, y, a: g * (a / where(y == 0, 1, y)),
+          b=lambda g, y, b: g * (b / where(y == 0, 1, y)))
+
+
+# --- steps: constant between their jumps, so nothing of them is recorded and no gradient passes
+
+
+@op
+def sign(xp, x):
+    return xp.sign(x)
+
+
+@op
+def floor(xp, x):
+    return xp.floor(x)
+
+
+@op
+def ceil(xp, x):
+    return xp.ceil(x)
+
+
+@op
+def round(xp, x, *, decimals=0):
+    return xp.round(x, decimals)
+
+
+@op
+def trunc(xp, x):
+    return xp.trunc(x)
+
+
+# --- exponentials and logarithms
+
+
+@op
+def exp(xp, x):
+    return xp.exp(x)
+exp.vjp(x=lambda g, y: g * y)
+
+
+@op
+def exp2(xp, x):
+    return xp.exp2(x)
+exp2.vjp(x=lambda g, y: g * y * math.log(2))
+
+
+@op
+def expm1(xp, x):
+    """e^x - 1, exact near 0"""
+    return xp.expm1(x)
+expm1.vjp(x=lambda g, x: g * exp(x))
+
+
+@op
+def log(xp, x):
+    return xp.log(x)
+log.vjp(x=lambda g, x: g / x)
+
+
+@op
+def log2(xp, x):
+    return xp.log2(x)
+log2.vjp(x=lambda g, x: g / (x * math.log(2)))
+
+
+@op
+def log10(xp, x):
+    return xp.log10(x)
+log10.vjp(x=lambda g, x: g / (x * math.log(10)))
+
+
+@op
+def log1p(xp, x):
+    """log(1 + x), exact near 0"""
+    return xp.log1p(x)
+log1p.vjp(x=lambda g, x: g / (1 + x))
+
+
+@op
+def logaddexp(xp, a, b):
+    """log(e^a + e^b) without overflow"""
+    return xp.logaddexp(a, b)
+logaddexp.vjp(a=lambda g, a, b: g * sigmoid(a - b),
+              b=lambda g, a, b: g * sigmoid(b - a))
+
+
+# --- trigonometry
+
+
+@op
+def sin(xp, x):
+    return xp.sin(x)
+sin.vjp(x=lambda g, x: g * cos(x))
+
+
+@op
+def cos(xp, x):
+    return xp.cos(x)
+cos.vjp(x=lambda g, x: -g * sin(x))
+
+
+@op
+def tan(xp, x):
+    return xp.tan(x)
+tan.vjp(x=lambda g, y: g * (1 + y * y))
+
+
+@op
+def arcsin(xp, x):
+    return xp.arcsin(x)
+arcsin.vjp(x=lambda g, x: g * rsqrt((1 - x) * (1 + x)))
+
+
+@op
+def arccos(xp, x):
+    return xp.arccos(x)
+arccos.vjp(x=lambda g, x: -g * rsqrt((1 - x) * (1 + x)))
+
+
+@op
+def arctan(xp, x):
+    return xp.arctan(x)
+arctan.vjp(x=lambda g, x: g / (1 + x * x))
+
+
+@op
+def sinh(xp, x):
+    return xp.sinh(x)
+sinh.vjp(x=lambda g, x: g * cosh(x))
+
+
+@op
+def cosh(xp, x):
+    return xp.cosh(x)
+cosh.vjp(x=lambda g, x: g * sinh(x))
+
+
+@op
+def tanh(xp, x):
+    return xp.tanh(x)
+tanh.vjp(x=lambda g, y: g * (1 - y * y))
+
+
+@op
+def arcsinh(xp, x):
+    return xp.arcsinh(x)
+arcsinh.vjp(x=lambda g, x: g / hypot(x, 1))
+
+
+@op
+def arccosh(xp, x):
+    return xp.arccosh(x)
+arccosh.vjp(x=lambda g, x: g * rsqrt((x - 1) * (x + 1)))
+
+
+@op
+def arctanh(xp, x):
+    return xp.arctanh(x)
+arctanh.vjp(x=lambda g, x: g / ((1 - x) * (1 + x)))
+
+
+# --- activations
+
+
+@op
+def relu(xp, x):
+    """max(x, 0), with relu'(0) = 0"""
+    return xp.maximum(x, 0)
+relu.vjp(x=lambda g, y: where(y > 0, g, 0))
+
+
+@op
+def sigmoid(xp, x):
+    """1 / (1 + e^-x)"""
+    e = xp.exp(-xp.abs(x))  # at most 1, so neither side overflows
+    return xp.where(x >= 0, 1, e) / (1 + e)
+sigmoid.vjp(x=lambda g, y: g * y * (1 - y))
+
+
+@op
+def silu(xp, x):
+    """x sigmoid(x)      Elfwing et al. 2018, eq. 7 (swish: Ramachandran et al. 2017)"""
+    return x * sigmoid.forward(xp, x)
+
+
+def _silu_vjp(g, x):
+    """silu'(x) = s (1 + x (1 - s)),  s = sigmoid(x)"""
+    s = sigmoid(x)
+    return g * (s * (1 + x * (1 - s)))
+silu.vjp(x=_silu_vjp)
+
+
+@op
+def erf(xp, x):
+    """(2 / sqrt(pi)) * integral of e^(-t^2) from 0 to x"""
+    return xp.where(xp.abs(x) < 0.5, _erf_small(xp, x), xp.sign(x) * (1 - _erfc_large(xp, xp.abs(x))))
+erf.vjp(x=lambda g, x: g * (2 / math.sqrt(math.pi) * exp(-x * x)))
+
+
+@op
+def erfc(xp, x):
+    """1 - erf(x), exact in its tail"""
+    tail = _erfc_large(xp, xp.abs(x))
+    return xp.where(xp.abs(x) < 0.5, 1 - _erf_small(xp, x), xp.where(x < 0, 2 - tail, tail))
+erfc.vjp(x=lambda g, x: g * (-2 / math.sqrt(math.pi) * exp(-x * x)))
+
+
+# Coefficients of W. J. Cody, "Rational Chebyshev approximations for the error function", 1969.
+_CODY = {
+    "small": ((1.85777706184603153e-1, 3.16112374387056560e00, 1.13864154151050156e02,
+               3.77485237685302021e02, 3.20937758913846947e03),
+              (1.0, 2.36012909523441209e01, 2.44024637934444173e02, 1.28261652607737228e03,
+               2.84423683343917062e03)),
+    "middle": ((2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594e00,
+                6.61191906371416295e01, 2.98635138197400131e02, 8.81952221241769090e02,
+                1.71204761263407058e03, 2.05107837782607147e03, 1.23033935479799725e03),
+               (1.0, 1.57449261107098347e01, 1.17693950891312499e02, 5.37181101862009858e02,
+                1.62138957456669019e03, 3.29079923573345963e03, 4.36261909014324716e03,
+                3.43936767414372164e03, 1.23033935480374942e03)),
+    "large": ((1.63153871373020978e-2, 3.05326634961232344e-1, 3.60344899949804439e-1,
+               1.25781726111229246e-1, 1.60837851487422766e-2, 6.58749161529837803e-4),
+              (1.0, 2.56852019228982242e00, 1.87295284992346047e00, 5.27905102951428412e-1,
+               6.05183413124413191e-2, 2.33520497626869185e-3)),
+}
+
+
+def _rational(piece, x):
+    """A quotient of two polynomials in x, by Horner's rule."""
+    top, bottom = (_horner(c, x) for c in _CODY[piece])
+    return top / bottom
+
+
+def _horner(coefficients, x):
+    value = coefficients[0]
+    for c in coefficients[1:]:
+        value = value * x + c
+    return value
+
+
+def _erf_small(xp, x):
+    x = xp.clip(x, -0.5, 0.5)
+    return x * _rational("small", x * x)
+
+
+def _erfc_large(xp, x):
+    """erfc(x) for x >= 0.46875: e^(-x^2) times a rational function on each side of 4."""
+    x = xp.clip(x, 0.46875, 27)  # erfc(27) is below the smallest double
+    inverse = 1 / (x * x)
+    far = (1 / math.sqrt(math.pi) - inverse * _rational("large", inverse)) / x
+    near = _rational("middle", xp.minimum(x, 4))
+    head = xp.trunc(x * 16) / 16  # x^2 = head^2 + rest, so that e^(-x^2) keeps its last digits
+    rest = (x - head) * (x + head)
+    return xp.exp(-head * head) * xp.exp(-rest) * xp.where(x <= 4, near, far)
+
+
+# --- choice
+
+
+@op
+def where(xp, condition, a, b):
+    """a where the condition holds, b elsewhere; the other one's gradient is exactly 0 there"""
+    return xp.where(condition, a, b)
+where.vjp(a=lambda g, condition: where(condition, g, 0),
+          b=lambda g, condition: where(condition, 0, g))
+
+
+@op
+def clip(xp, x, *, min=None, max=None):
+    """x held between min and max; the gradient passes at both bounds"""
+    return xp.clip(x, min, max)
+clip.vjp(x=lambda g, x, min, max: where(_within(x, min, max), g, 0))
+
+
+def _within(x, low, high):
+    inside = x == x  # not NaN
+    if low is not None:
+        inside = inside & (x >= low)
+    if high is not None:
+        inside = inside & (x <= high)
+    return inside
+
+
+# --- reductions
+
+
+@op
+def sum(xp, x, *, axis=None, keepdims=False):
+    return x.sum(axis=axis, keepdims=keepdims)
+sum.vjp(x=lambda g, x_shape, axis, keepdims: broadcast_to(
+    with_axes(g, x_shape, axis, keepdims), shape=x_shape))
+
+
+@op
+def max(xp, x, *, axis=None, keepdims=False):
+    """The greatest entry; equal ones share the gradient equally"""
+    return x.max(axis=axis, keepdims=keepdims)
+max.vjp(x=lambda g, y, x, axis, keepdims: _share(g, y, x, axis, keepdims))
+
+
+@op
+def min(xp, x, *, axis=None, keepdims=False):
+    """The smallest entry; equal ones share the gradient equally"""
+    return x.min(axis=axis, keepdims=keepdims)
+min.vjp(x=lambda g, y, x, axis, keepdims: _share(g, y, x, axis, keepdims))
+
+
+def _share(g, y, x, axis, keepdims):
+    """g, divided equally among the entries of x that equal the extreme y."""
+    hit = x == with_axes(y, x.shape, axis, keepdims)
+    share = g / hit.sum(axis=axis, keepdims=keepdims).astype(g.dtype)
+    return where(hit, with_axes(share, x.shape, axis, keepdims), 0)
+
+
+def with_axes(y, shape, axis, keepdims):
+    """A reduction's result with the reduced axes of `shape` put back, as length 1."""
+    if keepdims:
+        return y
+    return y.reshape(tuple(1 if i in axes_of(axis, len(shape)) else n for i, n in enumerate(shape)))
+
+
+def axes_of(axis, ndim):
+    """The axes that `axis` (None for all, a number, or several) means, counted from 0."""
+    if axis is None:
+        return tuple(range(ndim))
+    return tuple(a % ndim for a in (axis if isinstance(axis, tuple | list) else (axis,)))
+
+
+@op
+def cumsum(xp, x, *, axis=-1):
+    """y_i = x_0 + ... + x_i"""
+    return xp.cumsum(x, axis=axis)
+cumsum.vjp(x=lambda g, axis: flip(cumsum(flip(g, axis), axis=axis), axis))
+
+
+def flip(x, axis):
+    """x in reverse order along one axis."""
+    index = [slice(None)] * len(x.shape)
+    index[axis] = slice(None, None, -1)
+    return x[tuple(index)]
+
+
+@op
+def logsumexp(xp, x, *, axis=None, keepdims=False):
+    """log(sum_j exp(x_j)) = m + log(sum_j exp(x_j - m)),  m = max x, so that exp never overflows"""
+    m = _finite(xp, x.max(axis=axis, keepdims=True))
+    y = m + xp.log(xp.exp(x - m).sum(axis=axis, keepdims=True))
+    return y if keepdims else y.squeeze(axes_of(axis, x.ndim))
+logsumexp.vjp(x=lambda g, y, x, axis, keepdims:
+              with_axes(g, x.shape, axis, keepdims) *
+              exp(x - where(y == -math.inf, 0, y) if keepdims else
+                  x - with_axes(where(y == -math.inf, 0, y), x.shape, axis, keepdims)))
+
+
+def _finite(xp, m):
+    """0 in place of a maximum of -inf or inf: inf - inf is NaN."""
+    return xp.where(xp.isfinite(m), m, 0)
+
+
+@op
+def softmax(xp, x, *, axis=-1):
+    """y_i = exp(x_i - m) / sum_j exp(x_j - m),  m = max x, so that exp never overflows"""
+    e = xp.exp(x - x.max(axis=axis, keepdims=True))
+    e /= e.sum(axis=axis, keepdims=True)
+    return e
+softmax.vjp(x=lambda g, y, axis: y * (g - (g * y).sum(axis=axis, keepdims=True)))
+
+
+@op
+def log_softmax(xp, x, *, axis=-1):
+    """y_i = x_i - logsumexp(x)"""
+    shifted = x - x.max(axis=axis, keepdims=True)
+    return shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * g.sum(axis=axis, keepdims=True))
+
+
+@op
+def nll(xp, logits, *, targets):
+    """-log softmax(logits)[target], one number a row      logits: (..., v)  targets: (...) ints
+
+    The negative log-likelihood; its gradient is softmax(logits) - onehot(targets).
+    """
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    normaliser = xp.log(xp.exp(shifted).sum(axis=-1))
+    return normaliser - xp.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]
+
+
+def _nll_vjp(g, logits, targets):
+    g = g[..., None]  # (..., 1)
+    scattered = scatter_along(g, indices=targets[..., None], axis=-1, length=logits.shape[-1])
+    return softmax(logits) * g - scattered
+nll.vjp(logits=_nll_vjp)
+
+
+# --- shape
+
+
+@op(view=True, half="native")
+def reshape(xp, x, *, shape):
+    return x.reshape(shape)
+reshape.vjp(x=lambda g, x_shape: g.reshape(x_shape))
+
+
+@op(view=True, half="native")
+def transpose(xp, x, *, axes=None):
+    """x with its axes in another order (None: reversed)"""
+    return x.transpose(axes)
+transpose.vjp(x=lambda g, axes: g.transpose(axes and _inverse(axes)))
+
+
+def _inverse(permutation):
+    n = len(permutation)
+    return tuple(sorted(range(n), key=lambda i: permutation[i] % n))
+
+
+@op(view=True, half="native")
+def broadcast_to(xp, x, *, shape):
+    return xp.broadcast_to(x, shape)
+broadcast_to.vjp(x=lambda g: g)  # the engine sums g over the stretched axes
+
+
+@op(view=True, half="native")
+def astype(xp, x, *, dtype):
+    return x.astype(dtype, copy=False)
+astype.vjp(x=lambda g: g)  # the engine casts g back
+
+
+@op(half="native")
+def concatenate(xp, *xs, axis=0):
+    return xp.concatenate(xs, axis=axis)
+concatenate.vjp(xs=lambda g, i, xs_shape, axis: g[_ith_part(i, xs_shape, axis)])
+
+
+def _ith_part(i, shapes, axis):
+    """The index of the i-th array in the concatenation of arrays of these shapes."""
+    ends = [0]
+    for shape in shapes[: i + 1]:
+        ends.append(ends[-1] + shape[axis])
+    index = [slice(None)] * len(shapes[0])
+    index[axis] = slice(ends[-2], ends[-1])
+    return tuple(index)
+
+
+@op(half="native")
+def pad(xp, x, *, widths, value=0):
+    """x with widths[i] = (before, after) entries of `value` added along axis i"""
+    return xp.pad(x, widths, constant_values=value)
+pad.vjp(x=lambda g, x_shape, widths: g[tuple(
+    slice(before, before + n) for (before, _), n in zip(widths, x_shape, strict=True))])
+
+
+@op(view=True, half="native")
+def windows(xp, x, *, size, stride=1, axis=-1):
+    """All windows of `size` entries along an axis, `stride` apart, as a new last axis (no copy)"""
+    slid = xp.lib.stride_tricks.sliding_window_view(x, size, axis=axis)
+    index = [slice(None)] * slid.ndim
+    index[axis % x.ndim] = slice(None, None, stride)
+    return slid[tuple(index)]
+windows.vjp(x=lambda g, x_shape, size, stride, axis: overlap_add(
+    g, length=x_shape[axis], stride=stride, axis=axis % len(x_shape)))
+
+
+@op
+def overlap_add(xp, x, *, length, stride=1, axis=-1):
+    """The adjoint of `windows`: windows (the last axis) laid back and added, in `length` entries"""
+    x = xp.moveaxis(x, axis if axis >= 0 else axis - 1, -2)  # (..., count, size)
+    y = xp.zeros((*x.shape[:-2], length), x.dtype)
+    count, size = x.shape[-2:]
+    for k in range(size):
+        y[..., k : k + (count - 1) * stride + 1 : stride] += x[..., k]
+    return xp.moveaxis(y, -1, axis)
+overlap_add.vjp(x=lambda g, x_shape, stride, axis: windows(
+    g, size=x_shape[-1], stride=stride, axis=axis))
+
+
+# --- picking and placing
+
+
+@op(view=True, half="native")
+def getitem(xp, x, *, index):
+    """x[index]: numbers, slices, None, ..., integer arrays, boolean masks"""
+    return x[index]
+getitem.vjp(x=lambda g, x_shape, index: scatter_add(g, index=index, shape=x_shape))
+
+
+@op
+def scatter_add(xp, x, *, index, shape):
+    """Zeros of `shape` with x added at [index]; an entry that is named twice gets both"""
+    y = xp.zeros(shape, x.dtype)
+    _scatter_add(y, index, x)
+    return y
+scatter_add.vjp(x=lambda g, index: g[index])
+
+
+@op(half="native")
+def index_update(xp, x, values, *, index):
+    """A copy of x with x[index] = values; of entries named twice, the last value stands"""
+    y = xp.array(x)
+    y[index] = values
+    return y
+index_update.vjp(x=lambda g, index: index_update(g, 0, index=index),
+                 values=lambda g, x_shape, index: where(
+                     last_writes(g, index=index, shape=x_shape), g[index], 0))
+
+
+@op
+def last_writes(xp, values, *, index, shape):
+    """Which of the values written to [index] of an array of `shape` are still there at the end"""
+    place = xp.zeros(shape, "int64")
+    numbers = xp.arange(place[index].size).reshape(place[index].shape)
+    place[index] = numbers
+    return place[index] == numbers
+
+
+@op(half="native")
+def take_along_axis(xp, x, *, indices, axis=-1):
+    """y[..., i, ...] = x[..., indices[..., i, ...], ...] along the axis"""
+    return xp.take_along_axis(x, indices, axis)
+take_along_axis.vjp(x=lambda g, x_shape, indices, axis: scatter_along(
+    g, indices=indices, axis=axis, length=x_shape[axis]))
+
+
+@op
+def scatter_along(xp, x, *, indices, axis=-1, length):
+    """The adjoint of take_along_axis: x added at `indices`, in `length` entries along the axis"""
+    shape = list(xp.broadcast_shapes(x.shape, indices.shape))
+    x, indices = xp.broadcast_to(x, shape), xp.broadcast_to(indices, shape)
+    where_ = list(xp.indices(shape, sparse=True))
+    where_[axis] = indices
+    shape[axis] = length
+    y = xp.zeros(shape, x.dtype)
+    _scatter_add(y, tuple(where_), x)
+    return y
+scatter_along.vjp(x=lambda g, indices, axis: take_along_axis(g, indices=indices, axis=axis))
+
+
+# --- products
+
+
+@op
+def matmul(xp, a, b):
+    """(..., n, k) @ (..., k, m) -> (..., n, m); a one-axis argument loses its axis again"""
+    if a.ndim > 2 and b.ndim == 2:  # one large product instead of many small ones
+        return xp.matmul(a.reshape(-1, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
+    return xp.matmul(a, b)
+
+
+def _matmul_vjp_a(g, a_shape, b):
+    if len(b.shape) == 1:
+        return g[..., None] * b
+    if len(a_shape) == 1:
+        return (b @ g[..., None])[..., 0]  # (..., k); the engine sums the batch
+    return g @ b.swapaxes(-1, -2)
+
+
+def _matmul_vjp_b(g, a, b_shape):
+    if len(b_shape) == 1:
+        return g[..., None] * a if len(a.shape) == 1 else (a.swapaxes(-1, -2) @ g[..., None])[..., 0]
+    if len(a.shape) == 1:
+        return a[:, None] * g[..., None, :]
+    if len(b_shape) == 2 and len(a.shape) > 2:
+        a, g = a.reshape(-1, a.shape[-1]), g.reshape(-1, g.shape[-1])
+    return a.swapaxes(-1, -2) @ g
+matmul.vjp(a=_matmul_vjp_a,
+           b=_matmul_vjp_b)
+
+
+# --- devices
+
+
+@op(view=True, half="native")
+def to_device(xp, x, *, device, source=None):
+    """The same bits on another device; the gradient travels back"""
+    return _to_device(x, device)
+to_device.vjp(x=lambda g, source: to_device(g, device=source))
+
+__all__ = sorted(name for name, value in globals().items() if isinstance(value, Op))  # noqa: PLE0605
