@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+from numpy import ndarray
 
 from . import dtypes
 from .backend import is_view, namespace
@@ -27,6 +28,7 @@ from .dtypes import HALF
 
 _recording = ContextVar("recording", default=True)  # per thread and per asyncio task
 _anomalies = ContextVar("anomalies", default=False)
+_anomaly_users = 0  # how many contexts detect anomalies; 0 spares every op a look-up
 _clock = count(1)
 
 
@@ -49,12 +51,7 @@ class Value:
     @classmethod
     def wrap(cls, data, node=None):
         """A Value around `data` itself (no copy), made by `node`."""
-        self = cls.__new__(cls)
-        self.data = data
-        self.node = node
-        self.birth = node.birth if node is not None else 0
-        self.grad = self.version = self.hooks = None
-        return self
+        return _value(cls, data, node)
 
     @classmethod
     def leaf(cls, data, requires_grad=False):
@@ -142,6 +139,15 @@ class Value:
             self.data = source.astype(self.data.dtype)
         self.version[0] += 1
         return self
+
+
+def _value(kind, data, node, new=object.__new__):
+    self = new(kind)
+    self.data = data
+    self.node = node
+    self.birth = node.birth if node is not None else 0
+    self.grad = self.version = self.hooks = None
+    return self
 
 
 # ------------------------------------------------------------------------------------- nodes
@@ -350,34 +356,40 @@ class Op:
                     half = True
             arrays.append(a)
         if like is None:  # arrays in, array out: below the tape
-            return self._compute(namespace(arrays), arrays, options, any(map(_is_half, arrays)))
-        xp = np if type(like.data) is np.ndarray else namespace(arrays)
-        y = self._compute(xp, arrays, options, half)
-        if _anomalies.get():
+            half = any(map(_is_half, arrays))
+        xp = np if like is not None and type(like.data) is ndarray else namespace(arrays)
+        try:
+            if half and self.widens:
+                y = self._forward_in_float32(xp, arrays, options)
+            elif options or not 1 <= len(arrays) <= 2:
+                y = self.forward(xp, *arrays, **options)
+            elif len(arrays) == 2:  # the usual cases, spelt out: unpacking costs as much as the sum
+                y = self.forward(xp, arrays[0], arrays[1])
+            else:
+                y = self.forward(xp, arrays[0])
+        except (TypeError, ValueError, IndexError) as error:
+            namespace(arrays)  # if they are on different devices, that is the better message
+            raise self._explained(error, arrays) from error
+        if type(y) is not ndarray:  # numpy's reductions give scalars, its qr a named tuple
+            y = tuple(y) if isinstance(y, tuple) else xp.asarray(y)
+        if like is None:
+            return y
+        if _anomaly_users and _anomalies.get():
             _check_finite(self.__name__, y, _user_line())
-        node = self._record(args, options, y, like, half) if needs and _recording.get() else None
+        recorded = needs and _recording.get()
+        node = self._record(args, options, y, like, half) if recorded else None
         if type(y) is tuple:
             return node.outputs_as_values(y) if node else tuple(map(like.wrap, y))
-        out = like.wrap(y, node)
+        out = _value(type(like), y, node)
         if self.view and args[0].version is not None and is_view(y, args[0].data):
             out.version = args[0].version
         return out
 
-    def _compute(self, xp, arrays, options, half):
-        """forward, with half types widened before it and the result narrowed after it."""
-        try:
-            if not (half and self.widens):
-                y = self.forward(xp, *arrays, **options)
-            else:
-                dtype = dtypes.promote(*(a.dtype for a in arrays if hasattr(a, "dtype")))
-                y = self.forward(xp, *map(widen, arrays), **options)
-                y = _narrow(y, dtype) if dtype in HALF else y
-        except (TypeError, ValueError, IndexError) as error:
-            namespace(arrays)  # if they are on different devices, that is the better message
-            raise self._explained(error, arrays) from error
-        if type(y) is np.ndarray or type(y) is tuple:
-            return y
-        return tuple(y) if isinstance(y, tuple) else xp.asarray(y)  # numpy reduces to scalars
+    def _forward_in_float32(self, xp, arrays, options):
+        """forward of half types: arguments widened before it, the result narrowed after it."""
+        dtype = dtypes.promote(*(a.dtype for a in arrays if hasattr(a, "dtype")))
+        y = self.forward(xp, *map(widen, arrays), **options)
+        return _narrow(y, dtype) if dtype in HALF else y
 
     def _explained(self, error, arrays):
         """The same kind of error, naming the op and the shapes that it was given."""
@@ -654,10 +666,13 @@ def detect_anomaly():
     An error raised by a backward pass names the line of the forward call, so the forward pass
     must run within it too.
     """
+    global _anomaly_users
     token = _anomalies.set(True)
+    _anomaly_users += 1
     try:
         yield
     finally:
+        _anomaly_users -= 1
         _anomalies.reset(token)
 
 

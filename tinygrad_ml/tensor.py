@@ -4,6 +4,13 @@ import numpy as np
 
 from . import backend, dtypes, functional, ops
 from .autograd import Value
+from .ops import add as _add
+from .ops import div as _div
+from .ops import matmul as _matmul
+from .ops import mod as _mod
+from .ops import mul as _mul
+from .ops import pow as _pow
+from .ops import sub as _sub
 
 
 class Tensor(Value):
@@ -81,22 +88,22 @@ class Tensor(Value):
 
     # --- arithmetic
 
-    __add__ = lambda self, other: ops.add(self, other)
-    __radd__ = lambda self, other: ops.add(other, self)
-    __sub__ = lambda self, other: ops.sub(self, other)
-    __rsub__ = lambda self, other: ops.sub(other, self)
-    __mul__ = lambda self, other: ops.mul(self, other)
-    __rmul__ = lambda self, other: ops.mul(other, self)
-    __truediv__ = lambda self, other: ops.div(self, other)
-    __rtruediv__ = lambda self, other: ops.div(other, self)
+    __add__ = lambda self, other: _add(self, other)
+    __radd__ = lambda self, other: _add(other, self)
+    __sub__ = lambda self, other: _sub(self, other)
+    __rsub__ = lambda self, other: _sub(other, self)
+    __mul__ = lambda self, other: _mul(self, other)
+    __rmul__ = lambda self, other: _mul(other, self)
+    __truediv__ = lambda self, other: _div(self, other)
+    __rtruediv__ = lambda self, other: _div(other, self)
     __floordiv__ = lambda self, other: functional.floor_divide(self, other)
     __rfloordiv__ = lambda self, other: functional.floor_divide(other, self)
-    __mod__ = lambda self, other: ops.mod(self, other)
-    __rmod__ = lambda self, other: ops.mod(other, self)
-    __pow__ = lambda self, other: ops.pow(self, other)
-    __rpow__ = lambda self, other: ops.pow(other, self)
-    __matmul__ = lambda self, other: ops.matmul(self, other)
-    __rmatmul__ = lambda self, other: ops.matmul(other, self)
+    __mod__ = lambda self, other: _mod(self, other)
+    __rmod__ = lambda self, other: _mod(other, self)
+    __pow__ = lambda self, other: _pow(self, other)
+    __rpow__ = lambda self, other: _pow(other, self)
+    __matmul__ = lambda self, other: _matmul(self, other)
+    __rmatmul__ = lambda self, other: _matmul(other, self)
     __neg__ = lambda self: ops.neg(self)
     __pos__ = lambda self: self
     __abs__ = lambda self: ops.abs(self)
