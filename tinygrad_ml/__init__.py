@@ -5,17 +5,22 @@ import tinygrad_ml as tg
 
 from pathlib import Path
 
-from . import functional, ops
+_here = Path(__file__).parent
+if not (_here / "kernels").exists() and (_here.parent / "kernels").exists():
+    __path__.append(str(_here.parent))  # an uninstalled checkout: kernels/ lies beside this folder
+
+# ruff: noqa: E402, F403, I001
+from . import functional, io, linalg, nn, ops, optim
+from .ops import *
+from .arrays import *  # after ops: with numpy's signatures, tg.sum(x, 0)
 from .autograd import GraphError, Op, detect_anomaly, grad, is_recording, no_grad, op
 from .backend import DeviceError
-from .dtypes import bfloat16, float16, float32, float64, int32, int64
-from .functional import *  # noqa: F403
+from .creation import *
+from .dtypes import bfloat16, float16, float32, float64, int8, int16, int32, int64, uint8
+from .functional import *
 from .fused import accelerated, fused, kernels_used, use_kernels
 from .graph import to_dot, to_svg
-from .ops import *  # noqa: F403
+from .io import FormatError
+from .kernels import set_num_threads
 from .tensor import Tensor, borrow, from_dlpack, tensor
 from .transforms import checkpoint, hessian, hvp, jacobian, jvp, value_and_grad, vjp
-
-_kernels = Path(__file__).parent.parent / "kernels"
-if not (Path(__file__).parent / "kernels").exists() and _kernels.exists():
-    __path__.append(str(_kernels.parent))  # an uninstalled checkout: tinygrad_ml.kernels is beside

@@ -665,8 +665,13 @@ scatter_along.vjp(x=lambda g, indices, axis: take_along_axis(g, indices=indices,
 def matmul(xp, a, b):
     """(..., n, k) @ (..., k, m) -> (..., n, m); a one-axis argument loses its axis again"""
     if a.ndim > 2 and b.ndim == 2:  # one large product instead of many small ones
-        return xp.matmul(a.reshape(-1, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
+        return xp.matmul(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
     return xp.matmul(a, b)
+
+
+def _rows(x):
+    """All its rows in one matrix      (..., n) -> (rows, n)"""
+    return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 def _matmul_vjp_a(g, a_shape, b):
@@ -683,7 +688,7 @@ def _matmul_vjp_b(g, a, b_shape):
     if len(a.shape) == 1:
         return a[:, None] * g[..., None, :]
     if len(b_shape) == 2 and len(a.shape) > 2:
-        a, g = a.reshape(-1, a.shape[-1]), g.reshape(-1, g.shape[-1])
+        a, g = _rows(a), _rows(g)
     return a.swapaxes(-1, -2) @ g
 matmul.vjp(a=_matmul_vjp_a,
            b=_matmul_vjp_b)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from . import backend, dtypes, functional, ops
+from .arrays import array_of, index_of
 from .autograd import Value
 from .ops import add as _add
 from .ops import div as _div
@@ -277,20 +278,6 @@ class Tensor(Value):
 
 def _unpickled(array, device, requires_grad):
     return Tensor.leaf(backend.to_device(array, device), requires_grad)
-
-
-def array_of(x):
-    """The array of a Tensor; anything else as it is."""
-    return x.data if isinstance(x, Value) else x
-
-
-def index_of(index):
-    """An index with arrays in place of the Tensors and lists in it."""
-    if isinstance(index, tuple):
-        return tuple(map(index_of, index))
-    if isinstance(index, list):
-        return np.asarray([array_of(i) for i in index], dtype=None if index else int)
-    return array_of(index)
 
 
 def tensor(data, dtype=None, device=None, requires_grad=False):

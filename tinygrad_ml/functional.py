@@ -1,0 +1,594 @@
+"""What layers are made of: activations, dropout, norms, attention, losses, convolution, pooling.
+
+Shapes by one legend: b batch, t time, h heads, k head width, d model width, v vocabulary,
+c channels, o output channels. numpy's array functions (arrays.py) are reachable here too.
+Norms and losses of half types are computed in float32; a loss is returned in float32.
+"""
+
+import builtins
+import math
+
+from . import dtypes, ops
+from .arrays import *  # noqa: F403
+from .arrays import UFUNCS as UFUNCS
+from .arrays import _axis, _integers, _xp, array_of, full_precision
+from .arrays import astype, einsum, mean, reshape, split, square  # noqa: I001
+from .autograd import op
+
+# -------------------------------------------------------------------------------- activations
+
+
+def softplus(x):
+    """log(1 + e^x), without overflow."""
+    return ops.logaddexp(x, 0)
+
+
+def log_sigmoid(x):
+    """log(1 / (1 + e^-x)), without overflow."""
+    return -softplus(-x)
+
+
+def gelu(x):
+    """x Phi(x), Phi the normal distribution function      Hendrycks & Gimpel 2016
+
+    Phi(x) = erfc(-x / sqrt 2) / 2 keeps its digits in the lower tail, where 1 + erf loses them.
+    """
+    return x * (0.5 * ops.erfc(x * -math.sqrt(0.5)))
+
+
+def gelu_tanh(x):
+    """x (1 + tanh u) / 2,  u = sqrt(2 / pi) (x + 0.044715 x^3)      Hendrycks & Gimpel 2016
+
+    (1 + tanh u) / 2 is sigmoid(2 u), which keeps its digits in the lower tail.
+    """
+    inner = x * (1 + 0.044715 * square(x))
+    return x * ops.sigmoid((2 * math.sqrt(2 / math.pi)) * inner)
+
+
+def leaky_relu(x, slope=0.01):
+    """x where x > 0, slope x elsewhere (there the derivative at 0, too)."""
+    return ops.where(array_of(x) > 0, x, x * slope)
+
+
+def elu(x, alpha=1.0):
+    """x where x > 0, alpha (e^x - 1) elsewhere (there the derivative at 0, too)."""
+    return ops.where(array_of(x) > 0, x, alpha * ops.expm1(ops.clip(x, max=0)))
+
+
+def selu(x):
+    """elu, scaled so that mean 0 and variance 1 stay      Klambauer et al. 2017"""
+    return 1.0507009873554805 * elu(x, 1.6732632423543772)
+
+
+def mish(x):
+    """x tanh(softplus(x))      Misra 2019"""
+    return x * ops.tanh(softplus(x))
+
+
+def hardtanh(x, low=-1.0, high=1.0):
+    """x held between low and high."""
+    return ops.clip(x, min=low, max=high)
+
+
+def glu(x, axis=-1):
+    """a sigmoid(b), a and b the halves of x      Dauphin et al. 2017"""
+    n = x.shape[_axis(axis, x.ndim)]
+    if n % 2:
+        raise ValueError(f"glu: axis {axis} has length {n}, expected an even one")
+    a, b = split(x, 2, axis)
+    return a * ops.sigmoid(b)
+
+
+def swiglu(gate, up):
+    """silu(gate) up      gate, up: (..., d)      Shazeer 2020"""
+    return ops.silu(gate) * up
+
+
+# ------------------------------------------------------------------------------------ dropout
+
+
+def dropout(x, p, rng=None):
+    """Each entry 0 with probability p, else divided by 1 - p; x itself without an rng.
+
+    One key is drawn from `rng`. Entry i is decided by word i mod 4 of Philox block i div 4, so
+    that any device makes the same mask from the same key.      Srivastava et al. 2014
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"p: got {p}, expected a probability from 0 to 1")
+    if rng is None or p == 0:
+        return x
+    return dropped(x, p=p, key=int(rng.integers(2**64, dtype="uint64")))
+
+
+@op
+def dropped(xp, x, *, p, key):
+    """x with the entries dropped whose word is below 2^32 p, the others divided by 1 - p."""
+    threshold = int(p * 2**32)
+    words = random_words(xp, key, x.size).reshape(x.shape)
+    kept = (words >= threshold).astype(x.dtype)
+    if p < 1:
+        kept *= 1 / (1 - p)
+    return x * kept
+
+
+dropped.vjp(x=lambda g, p, key: dropped(g, p=p, key=key))
+
+
+def random_words(xp, key, count):
+    """The first `count` 32-bit words of the Philox4x32-10 stream of a 64-bit key."""
+    block = xp.arange(-(-count // 4), dtype="uint64")
+    words = philox(xp, (block & _LOW, block >> 32, 0 * block, 0 * block), key)
+    return xp.stack(words, axis=-1).reshape(-1)[:count]
+
+
+_LOW = 0xFFFFFFFF
+
+
+def philox(xp, counter, key):
+    """Philox4x32-10: ten rounds that turn four counter words into four random ones.
+
+    counter: four uint64 arrays, each below 2^32      key: a number below 2^64
+    Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"
+    """
+    a, b, c, d = counter
+    low, high = key & _LOW, key >> 32
+    for _ in range(10):
+        left, right = a * 0xD2511F53, c * 0xCD9E8D57  # 32 by 32 bits: exact in 64
+        a, b, c, d = (right >> 32) ^ b ^ low, right & _LOW, (left >> 32) ^ d ^ high, left & _LOW
+        low, high = (low + 0x9E3779B9) & _LOW, (high + 0xBB67AE85) & _LOW  # Weyl sequences
+    return a, b, c, d
+
+
+# -------------------------------------------------------------------------------------- norms
+
+
+@op
+def rms_normalized(xp, x, *, eps):
+    """x / sqrt(mean x^2 + eps)      over the last axis"""
+    return x * _inverse_rms(x, eps)
+
+
+def _inverse_rms(x, eps):
+    """(mean x^2 + eps)^(-1/2)      x: (..., d) -> (..., 1)
+
+    A batched product of rows with themselves: one pass, no array of squares.
+    """
+    squares = (x[..., None, :] @ x[..., :, None])[..., 0]
+    return ops.rsqrt(squares / x.shape[-1] + eps)
+
+
+def _rms_normalized_vjp(g, x, eps):
+    """r (g - n mean(g n)),  r = (mean x^2 + eps)^(-1/2),  n = r x"""
+    r = _inverse_rms(x, eps)
+    inner = (g[..., None, :] @ x[..., :, None])[..., 0]  # sum_j g_j x_j
+    return (g - x * (inner * r * r / x.shape[-1])) * r
+
+
+rms_normalized.vjp(x=_rms_normalized_vjp)
+
+
+def rms_norm(x, weight, *, eps=1e-6):
+    """y = x / sqrt(mean x^2 + eps) * w      x: (..., d)  w: (d,)
+
+    Zhang & Sennrich 2019, eq. 4
+    """
+    _check_width("rms_norm", x, weight)
+    return rms_normalized(x, eps=eps) * weight
+
+
+def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
+    """y = (x - mean x) / sqrt(var x + eps) * w + b      x: (..., d)  w, b: (d,)      Ba et al. 2016
+
+    The variance is the mean square of what is centred: RMSNorm of x - mean x.
+    """
+    _check_width("layer_norm", x, weight, bias)
+    wide = full_precision(x)
+    y = rms_normalized(wide - mean(wide, -1, keepdims=True), eps=eps)
+    y = astype(y, x.dtype)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def group_norm(x, groups, weight=None, bias=None, *, eps=1e-5):
+    """layer_norm over the channels of each group and all places      x: (b, c, ...)  w, b: (c,)
+
+    Wu & He 2018
+    """
+    b, c = x.shape[:2]
+    if c % groups:
+        raise ValueError(f"group_norm: {c} channels do not make {groups} equal groups")
+    flat = reshape(x, (b, groups, math.prod(x.shape[1:]) // groups))
+    y = reshape(layer_norm(flat, eps=eps), x.shape)
+    column = (c, *(1,) * (x.ndim - 2))
+    y = y if weight is None else y * reshape(weight, column)
+    return y if bias is None else y + reshape(bias, column)
+
+
+def _check_width(name, x, *weights):
+    for weight in weights:
+        if weight is not None and weight.shape != x.shape[-1:]:
+            raise ValueError(f"{name}: x is {x.shape}, weight {weight.shape}, not {x.shape[-1:]}")
+
+
+def normalize(x, axis=-1, eps=1e-12):
+    """x / max(|x|, eps), of length 1 along the axis; the zero vector stays zero."""
+    wide = full_precision(x)
+    squares = ops.sum(square(wide), axis=axis, keepdims=True)
+    return astype(wide * ops.rsqrt(ops.clip(squares, min=eps * eps)), x.dtype)
+
+
+def cosine_similarity(a, b, axis=-1, eps=1e-8):
+    """The cosine of the angle between a and b along the axis; 0 with a zero vector."""
+    a, b = full_precision(a), full_precision(b)
+    return ops.sum(normalize(a, axis, eps) * normalize(b, axis, eps), axis=axis)
+
+
+# ----------------------------------------------------------------------- linear maps, embedding
+
+
+@op
+def projected(xp, x, weight):
+    """x W^T      x: (..., i)  W: (o, i) -> (..., o)"""
+    return ops.matmul.forward(xp, x, weight.T)
+
+
+def _rows(x):
+    return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+# As an op, W's gradient is made in W's own layout: no transposed copy.
+projected.vjp(x=lambda g, weight: g @ weight,
+              weight=lambda g, x: _rows(g).swapaxes(0, 1) @ _rows(x))  # fmt: skip
+
+
+def linear(x, weight, bias=None):
+    """x W^T + b      x: (..., i)  W: (o, i)  b: (o,) -> (..., o)"""
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
+        raise ValueError(f"linear: x is {x.shape}, weight {weight.shape}; expected (o, x's last)")
+    y = projected(x, weight)
+    return y if bias is None else y + bias
+
+
+def embedding(weight, indices):
+    """The rows of a table      weight: (v, d)  indices: (...) ints in 0 .. v - 1 -> (..., d)"""
+    indices, v = _integers(indices, weight), weight.shape[0]
+    if indices.size and not (indices.min() >= 0 and indices.max() < v):
+        raise IndexError(
+            f"indices: got {indices.min()} to {indices.max()}, expected 0 to {v - 1} for a table "
+            f"of shape {weight.shape}"
+        )
+    return weight[indices]
+
+
+# ---------------------------------------------------------------------------------- attention
+
+
+def rope(x, cos, sin):
+    """Rotary positions: pairs (x_i, x_(i + k/2)) turned by their angle      Su et al. 2021
+
+    x: (..., t, k)  cos, sin: (t, k/2), or more axes that broadcast: (b, 1, t, k/2)
+    The halves are the pairs' two coordinates, in the order of Hugging Face's models.
+    """
+    half = x.shape[-1] // 2
+    if x.shape[-1] != 2 * half or {cos.shape[-1], sin.shape[-1]} != {half}:
+        raise ValueError(
+            f"rope: x is {x.shape}, cos {cos.shape}, sin {sin.shape}; expected an even width in x "
+            "and half of it in the tables"
+        )
+    return rotated(x, cos, sin)
+
+
+@op
+def rotated(xp, x, cos, sin):
+    """(a cos - b sin, b cos + a sin), a and b the halves of x"""
+    a, b = _coordinates(x)
+    half = a.shape[-1]
+    y = xp.empty(x.shape, x.dtype)
+    y[..., :half] = a * cos - b * sin
+    y[..., half:] = b * cos + a * sin
+    return y
+
+
+def _coordinates(x):
+    half = x.shape[-1] // 2
+    return x[..., :half], x[..., half:]
+
+
+def _rotated_vjp_cos(g, x):
+    (ga, gb), (a, b) = _coordinates(g), _coordinates(x)
+    return ga * a + gb * b
+
+
+def _rotated_vjp_sin(g, x):
+    (ga, gb), (a, b) = _coordinates(g), _coordinates(x)
+    return gb * a - ga * b
+
+
+rotated.vjp(x=lambda g, cos, sin: rotated(g, cos, -sin),  # the transpose turns back
+            cos=_rotated_vjp_cos,
+            sin=_rotated_vjp_sin)  # fmt: skip
+
+
+@op
+def masked_softmax(xp, x, *, mask=None):
+    """softmax over the last axis where the mask holds, exact zeros elsewhere
+
+    A row without any entry (all masked, or all -inf) is all zeros, not NaN.
+    """
+    if mask is not None:
+        x = xp.where(mask, x, -math.inf)
+    m = x.max(axis=-1, keepdims=True)
+    e = xp.exp(x - xp.where(m == -math.inf, 0, m))
+    total = e.sum(axis=-1, keepdims=True)
+    e /= xp.where(total == 0, 1, total)
+    return e
+
+
+masked_softmax.vjp(x=lambda g, y: y * (g - (g * y).sum(axis=-1, keepdims=True)))
+
+
+def attention(q, k, v, mask=None, *, causal=False, scale=None):
+    """softmax(q k^T scale + mask) v, scale = k^(-1/2)      Vaswani et al. 2017, eq. 1
+
+    q: (b, h, t, k)  keys k, values v: (b, g, s, k), g dividing h: h/g heads share each
+    mask: broadcasts to (b, h, t, s), True = may be attended to, or floats that are added
+    causal: the last query is at the last key; query i sees keys up to i + s - t
+    A query that may see nothing gets zeros.
+    """
+    fits = q.ndim == k.ndim == v.ndim == 4 and q.shape[-1] == k.shape[-1]
+    if not fits or k.shape[:3] != v.shape[:3] or q.shape[1] % builtins.max(k.shape[1], 1):
+        raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape} do not go together")
+    t, s = q.shape[2], k.shape[2]
+    scores = grouped_matmul(q * (q.shape[-1] ** -0.5 if scale is None else scale), k.swapaxes(-1, -2))
+    seen = _xp(q).tri(t, s, s - t, dtype=bool) if causal and t > 1 else None  # t = 1 sees all
+    if mask is not None:
+        if dtypes.is_float(mask.dtype):
+            scores = scores + mask
+        else:
+            allowed = array_of(mask).astype(bool)
+            seen = allowed if seen is None else seen & allowed
+    weights = masked_softmax(scores, mask=seen)  # (b, h, t, s)
+    return grouped_matmul(weights, v)
+
+
+def grouped_matmul(a, b):
+    """a @ b where several heads of a share one of b      a: (b, h, n, k)  b: (b, g, k, m)"""
+    (batch, h, n, k), groups = a.shape, b.shape[1]
+    if h == groups:
+        return ops.matmul(a, b)
+    together = reshape(a, (batch, groups, h // groups * n, k))  # one product, b is not repeated
+    return reshape(ops.matmul(together, b), (batch, h, n, b.shape[-1]))
+
+
+# ------------------------------------------------------------------------------------- losses
+
+
+def _reduced(losses, reduction, weight=None):
+    """mean, sum or none of the losses; the mean over `weight` of them, if it is given."""
+    if reduction == "none":
+        return losses
+    total = ops.sum(losses)
+    if reduction == "sum":
+        return total
+    if reduction != "mean":
+        raise ValueError(f"reduction: got {reduction!r}, expected 'mean', 'sum' or 'none'")
+    return total / (losses.size if weight is None else weight)
+
+
+def _targets(logits, targets, ignore_index):
+    """Checked targets, with 0 in the place of those to ignore, and which ones count."""
+    targets = _integers(targets, logits, "targets")
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(f"targets: got shape {targets.shape}, expected {logits.shape[:-1]}")
+    counted = targets != ignore_index
+    safe = _xp(logits).where(counted, targets, 0)
+    if safe.size and not (safe.min() >= 0 and safe.max() < logits.shape[-1]):
+        raise IndexError(
+            f"targets: got {safe.min()} to {safe.max()}, expected 0 to {logits.shape[-1] - 1}, "
+            f"or {ignore_index} to be ignored"
+        )
+    return safe, counted
+
+
+def _counted(losses, counted, reduction):
+    """The reduction of the losses that count. The mean of none of them is 0."""
+    if counted.all():
+        return _reduced(losses, reduction)
+    number = int(counted.sum())
+    return _reduced(ops.where(counted, losses, 0), reduction, number or 1)
+
+
+def cross_entropy(logits, targets, *, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+    """-log softmax(logits)[target]      logits: (..., v)  targets: (...) ints
+
+    label_smoothing e: the target distribution is 1 - e at the target and e / v everywhere.
+    Rows whose target is ignore_index count neither in the sum nor in the mean; the mean of none
+    of them is 0.
+    """
+    logits = full_precision(logits)
+    targets, counted = _targets(logits, targets, ignore_index)
+    losses = ops.nll(logits, targets=targets)
+    if label_smoothing:
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing: got {label_smoothing}, expected 0 to 1")
+        uniform = ops.logsumexp(logits, axis=-1) - mean(logits, -1)
+        losses = losses * (1 - label_smoothing) + uniform * label_smoothing
+    return _counted(losses, counted, reduction)
+
+
+def linear_cross_entropy(x, weight, targets, *, ignore_index=-100, reduction="mean"):
+    """cross_entropy(x W^T, targets)      x: (..., d)  W: (v, d)  targets: (...) ints"""
+    logits = linear(x, weight)  # (..., v)
+    return cross_entropy(logits, targets, ignore_index=ignore_index, reduction=reduction)
+
+
+def nll_loss(log_probabilities, targets, *, ignore_index=-100, reduction="mean"):
+    """-log_probabilities[target]      log_probabilities: (..., v)  targets: (...) ints"""
+    wide = full_precision(log_probabilities)
+    targets, counted = _targets(wide, targets, ignore_index)
+    picked = ops.take_along_axis(wide, indices=targets[..., None], axis=-1)
+    return _counted(-reshape(picked, targets.shape), counted, reduction)
+
+
+def binary_cross_entropy_with_logits(logits, targets, *, pos_weight=None, reduction="mean"):
+    """-(w z log s(x) + (1 - z) log(1 - s(x))),  s the sigmoid, z the target, without overflow
+
+    = (1 - z) x + (1 + (w - 1) z) softplus(-x)      pos_weight w: broadcasts to x
+    """
+    x, z = full_precision(logits), _like_targets("targets", targets, logits)
+    losses = softplus(-x)
+    if pos_weight is not None:
+        losses = losses * (1 + (pos_weight - 1) * z)
+    return _reduced(losses + (1 - z) * x, reduction)
+
+
+def mse_loss(x, target, *, reduction="mean"):
+    """(x - target)^2"""
+    target = _like_targets("target", target, x)
+    return _reduced(square(full_precision(x) - target), reduction)
+
+
+def l1_loss(x, target, *, reduction="mean"):
+    """|x - target|, with derivative 0 where they are equal"""
+    target = _like_targets("target", target, x)
+    return _reduced(ops.abs(full_precision(x) - target), reduction)
+
+
+def huber_loss(x, target, *, delta=1.0, reduction="mean"):
+    """e^2 / 2 where |e| <= delta, delta (|e| - delta / 2) beyond,  e = x - target
+
+    Huber 1964
+    """
+    if delta <= 0:
+        raise ValueError(f"delta: got {delta}, expected a positive number")
+    e = full_precision(x) - _like_targets("target", target, x)
+    near = ops.abs(array_of(e)) <= delta
+    losses = ops.where(near, 0.5 * square(e), delta * (ops.abs(e) - 0.5 * delta))
+    return _reduced(losses, reduction)
+
+
+def kl_div(log_q, log_p, *, reduction="mean"):
+    """p (log p - log q), of log-probabilities      reduction "mean" divides by the first length
+
+    So for (b, v) it is the mean divergence of the b distributions. p = 0 contributes 0.
+    """
+    log_q, log_p = full_precision(log_q), _like_targets("log_p", log_p, log_q)
+    zero = array_of(log_p) == -math.inf
+    log_p = ops.where(zero, 0, log_p)
+    losses = ops.where(zero, 0, ops.exp(log_p) * (log_p - ops.where(zero, 0, log_q)))
+    return _reduced(losses, reduction, losses.shape[0] if losses.ndim else 1)
+
+
+def _like_targets(name, target, x):
+    """The target, in x's precision: of x's shape, or a ValueError (broadcasting hides mistakes)."""
+    if not hasattr(target, "dtype"):
+        target = _xp(x).asarray(target, dtype=x.dtype)
+    if target.shape != x.shape:
+        raise ValueError(f"{name}: got shape {target.shape}, expected {x.shape}")
+    wide = full_precision(target)
+    return wide if dtypes.is_float(wide.dtype) else astype(wide, full_precision(x).dtype)
+
+
+# ----------------------------------------------------------------------- convolution and pooling
+
+
+def conv1d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+    """y[b, o, i] = sum_(c, u) w[o, c, u] x[b, c, i stride + u dilation] + bias[o]
+
+    x: (b, c, t)  weight: (o, c / groups, u)  bias: (o,)
+    """
+    return _convolution("conv1d", 1, x, weight, bias, stride, padding, dilation, groups)
+
+
+def conv2d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+    """y[b, o, i, j] = sum_(c, u, v) w[o, c, u, v] x[b, c, i stride + u dilation, ...] + bias[o]
+
+    x: (b, c, y, x)  weight: (o, c / groups, u, v)  bias: (o,)
+    stride, padding, dilation: a number, or one for each of the two axes
+    """
+    return _convolution("conv2d", 2, x, weight, bias, stride, padding, dilation, groups)
+
+
+def _convolution(name, n, x, weight, bias, stride, padding, dilation, groups):
+    """The windows of x against the weights: one matrix product for each group."""
+    if x.ndim != n + 2 or weight.ndim != n + 2:
+        raise ValueError(f"{name}: x is {x.shape}, weight {weight.shape}; expected {n + 2} axes")
+    (b, c), (o, each) = x.shape[:2], weight.shape[:2]
+    if groups < 1 or c != each * groups or o % groups:
+        raise ValueError(f"{name}: x is {x.shape}, weight {weight.shape}, not for {groups} groups")
+    size, dilation = weight.shape[2:], _per_axis("dilation", dilation, n, least=1)
+    reach = [(u - 1) * step + 1 for u, step in zip(size, dilation, strict=True)]
+    columns = _windows(name, x, reach, _per_axis("stride", stride, n, 1),
+                       _per_axis("padding", padding, n, 0))  # fmt: skip
+    if builtins.max(dilation) > 1:
+        columns = columns[(..., *(slice(None, None, step) for step in dilation))]
+    columns = reshape(columns, (b, groups, each, *columns.shape[2:]))
+    kernels = reshape(weight, (groups, o // groups, each, *size))
+    places, taps = "xy"[:n], "uv"[:n]
+    y = einsum(f"bgc{places}{taps},goc{taps}->bgo{places}", columns, kernels)
+    y = reshape(y, (b, o, *y.shape[3:]))
+    return y if bias is None else y + reshape(bias, (o, *(1,) * n))
+
+
+def _windows(name, x, size, stride, padding, value=0):
+    """Windows of the last axes of x, as new last axes      (b, c, y, x) -> (b, c, i, j, u, v)"""
+    n = len(size)
+    if builtins.any(padding):
+        x = ops.pad(x, widths=((0, 0), (0, 0), *((p, p) for p in padding)), value=value)
+    for length, s in zip(x.shape[2:], size, strict=True):
+        if s > length:
+            raise ValueError(f"{name}: a window of {s} is longer than the padded input's {length}")
+    for k in range(n):
+        x = ops.windows(x, size=size[k], stride=stride[k], axis=2 + k)
+    return x
+
+
+def _per_axis(name, value, n, least):
+    """One number for each of n axes."""
+    found = tuple(value) if isinstance(value, tuple | list) else (value,) * n
+    if len(found) != n or not builtins.all(isinstance(s, int) and s >= least for s in found):
+        raise ValueError(f"{name}: got {value}, expected a whole number >= {least}, or {n} of them")
+    return found
+
+
+def max_pool1d(x, size, stride=None, padding=0):
+    """The maximum of each window      x: (b, c, t); stride: the size unless given"""
+    return _pooled("max_pool1d", 1, x, size, stride, padding, -math.inf, ops.max)
+
+
+def max_pool2d(x, size, stride=None, padding=0):
+    """The maximum of each window      x: (b, c, y, x); padding never wins"""
+    return _pooled("max_pool2d", 2, x, size, stride, padding, -math.inf, ops.max)
+
+
+def avg_pool1d(x, size, stride=None, padding=0):
+    """The mean of each window      x: (b, c, t); the padding counts as zeros"""
+    return _pooled("avg_pool1d", 1, x, size, stride, padding, 0, mean)
+
+
+def avg_pool2d(x, size, stride=None, padding=0):
+    """The mean of each window      x: (b, c, y, x); the padding counts as zeros"""
+    return _pooled("avg_pool2d", 2, x, size, stride, padding, 0, mean)
+
+
+def _pooled(name, n, x, size, stride, padding, value, reduction):
+    if x.ndim != n + 2:
+        raise ValueError(f"{name}: x is {x.shape}, expected {n + 2} axes")
+    size = _per_axis("size", size, n, 1)
+    stride = size if stride is None else _per_axis("stride", stride, n, 1)
+    padding = _per_axis("padding", padding, n, 0)
+    for s, p in zip(size, padding, strict=True):
+        if 2 * p > s:
+            raise ValueError(f"{name}: padding {p} is more than half of the window's {s}")
+    windows = _windows(name, x, size, stride, padding, value)
+    return reduction(windows, axis=tuple(range(-n, 0)))
+
+
+__all__ = [
+    "attention", "avg_pool1d", "avg_pool2d", "binary_cross_entropy_with_logits", "conv1d",
+    "conv2d", "cosine_similarity", "cross_entropy", "dropout", "elu", "embedding", "gelu",
+    "gelu_tanh", "glu", "group_norm", "hardtanh", "huber_loss", "kl_div", "l1_loss",
+    "layer_norm", "leaky_relu", "linear", "linear_cross_entropy", "log_sigmoid", "max_pool1d",
+    "max_pool2d", "mish", "mse_loss", "nll_loss", "normalize", "rms_norm", "rope", "selu",
+    "softplus", "swiglu",
+]  # fmt: skip
