@@ -406,7 +406,8 @@ def ravel(x):
 def swapaxes(x, axis1, axis2):
     """x with two axes exchanged."""
     axes = list(range(x.ndim))
-    axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
+    first, second = _axis(axis1, x.ndim, "axis1"), _axis(axis2, x.ndim, "axis2")
+    axes[first], axes[second] = second, first
     return ops.transpose(x, axes=tuple(axes))
 
 
@@ -740,10 +741,12 @@ def einsum(subscripts, *operands):
     """
     terms, output = _parse(subscripts, operands)
     lengths = _lengths(subscripts, terms, operands)
+    singles = [_once(*pair, lengths) for pair in zip(operands, terms, strict=True)]
     prepared = []
-    for k, (x, labels) in enumerate(zip(operands, terms, strict=True)):
-        elsewhere = {*output, *(a for other in terms[:k] + terms[k + 1 :] for a in other)}
-        prepared.append(_simplified(x, labels, lengths, elsewhere))
+    for k, (x, labels) in enumerate(singles):
+        others = singles[:k] + singles[k + 1 :]
+        elsewhere = {*output, *(a for _, other in others for a in other)}
+        prepared.append(_summed(x, labels, elsewhere))
     x, labels = prepared[0]
     for k, (y, others) in enumerate(prepared[1:], 2):
         later = {*output, *(a for _, rest in prepared[k:] for a in rest)}
@@ -796,8 +799,8 @@ def _lengths(subscripts, terms, operands):
     return lengths
 
 
-def _simplified(x, labels, lengths, elsewhere):
-    """One operand with each label once, without stretched axes and those that it alone has."""
+def _once(x, labels, lengths):
+    """One operand with each of its labels once, and without the axes that are stretched."""
     labels = list(labels)
     for label in dict.fromkeys(labels):
         while labels.count(label) > 1:
@@ -805,15 +808,19 @@ def _simplified(x, labels, lengths, elsewhere):
             j = labels.index(label, i + 1)
             x = diagonal(x, 0, i, j)
             labels = labels[:i] + labels[i + 1 : j] + labels[j + 1 :] + [label]
-    stretched = [n == 1 != lengths[a] for n, a in zip(x.shape, labels, strict=True)]
-    if True in stretched:
-        x = squeeze(x, tuple(i for i, s in enumerate(stretched) if s))
-        labels = [a for a, s in zip(labels, stretched, strict=True) if not s]
-    alone = tuple(i for i, a in enumerate(labels) if a not in elsewhere)
-    if alone:
-        x = ops.sum(x, axis=alone)
-        labels = [a for a in labels if a in elsewhere]
+    stretched = tuple(i for i, a in enumerate(labels) if x.shape[i] == 1 != lengths[a])
+    if stretched:
+        x = squeeze(x, stretched)
+        labels = [a for i, a in enumerate(labels) if i not in stretched]
     return x, labels
+
+
+def _summed(x, labels, elsewhere):
+    """One operand summed over the labels that nobody else has."""
+    alone = tuple(i for i, a in enumerate(labels) if a not in elsewhere)
+    if not alone:
+        return x, labels
+    return ops.sum(x, axis=alone), [a for a in labels if a in elsewhere]
 
 
 def _contracted(x, labels, y, others, later):

@@ -73,6 +73,12 @@ def to_device(array, device):
         return cupy.asarray(array)
 
 
+def from_dlpack(x):
+    """A numpy or cupy array on the memory of any array that speaks DLPack; no copy."""
+    kind, index = x.__dlpack_device__()
+    return np.from_dlpack(x) if kind == 1 else _cupy(f"cuda:{index}").from_dlpack(x)  # 1: kDLCPU
+
+
 def check_device(device):
     """The device's name, or an error that says what is missing."""
     if device is None or device == "cpu":
@@ -116,7 +122,9 @@ def _cupy(device):
 def scatter_add(array, index, values):
     """array[index] += values in place, counting repeated indices each time (np.add.at)."""
     xp = namespace([array])
-    if xp is not np:
+    if _is_basic(index):  # names nothing twice
+        array[index] += values
+    elif xp is not np:
         import cupyx
 
         cupyx.scatter_add(array, index, values)
@@ -124,6 +132,12 @@ def scatter_add(array, index, values):
         _add_rows(array, index.ravel(), values.reshape(-1, *array.shape[1:]))
     else:
         np.add.at(array, index, values)
+
+
+def _is_basic(index):
+    """Whether it picks by numbers, slices, None and ... alone, without copying."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(i is None or i is ... or type(i) in (int, slice) for i in parts)
 
 
 def _many_per_row(array, index):

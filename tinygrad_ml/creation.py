@@ -23,7 +23,7 @@ def _made(array, dtype, device, requires_grad):
 
 
 def full(shape, value, dtype=None, device=None, requires_grad=False):
-    """All entries `value`: of dtype float32 for a Python float, int64 for an int, bool for a bool."""
+    """All entries `value`; a Python float makes float32, an int int64, a bool bool."""
     if dtype is None:
         dtype = np.asarray(value).dtype
         if not hasattr(value, "dtype") and dtype == dtypes.float64:
@@ -42,7 +42,7 @@ def ones(shape, dtype="float32", device=None, requires_grad=False):
 
 
 def full_like(x, value, dtype=None, device=None, requires_grad=False):
-    """All entries `value`, in x's shape, and in its dtype and on its device if not told otherwise."""
+    """All entries `value`, in x's shape, dtype and device (unless told otherwise)."""
     device = device_of(array_of(x)) if device is None else device
     return full(x.shape, value, x.dtype if dtype is None else dtype, device, requires_grad)
 

@@ -11,8 +11,19 @@ import math
 from . import dtypes, ops
 from .arrays import *  # noqa: F403
 from .arrays import UFUNCS as UFUNCS
-from .arrays import _axis, _integers, _xp, array_of, full_precision
-from .arrays import astype, einsum, mean, reshape, split, square  # noqa: I001
+from .arrays import (
+    _axis,
+    _integers,
+    _xp,
+    array_of,
+    astype,
+    einsum,
+    full_precision,
+    mean,
+    reshape,
+    split,
+    square,
+)
 from .autograd import op
 
 # -------------------------------------------------------------------------------- activations
@@ -237,7 +248,7 @@ def _rows(x):
 
 
 # As an op, W's gradient is made in W's own layout: no transposed copy.
-projected.vjp(x=lambda g, weight: g @ weight,
+projected.vjp(x=lambda g, weight: ops.matmul(g, weight),
               weight=lambda g, x: _rows(g).swapaxes(0, 1) @ _rows(x))  # fmt: skip
 
 
@@ -339,8 +350,10 @@ def attention(q, k, v, mask=None, *, causal=False, scale=None):
     if not fits or k.shape[:3] != v.shape[:3] or q.shape[1] % builtins.max(k.shape[1], 1):
         raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape} do not go together")
     t, s = q.shape[2], k.shape[2]
-    scores = grouped_matmul(q * (q.shape[-1] ** -0.5 if scale is None else scale), k.swapaxes(-1, -2))
-    seen = _xp(q).tri(t, s, s - t, dtype=bool) if causal and t > 1 else None  # t = 1 sees all
+    scores = grouped_matmul(
+        q * (q.shape[-1] ** -0.5 if scale is None else scale), k.swapaxes(-1, -2)
+    )
+    seen = _xp(q).tri(t, s, s - t, dtype=bool) if causal and t > 1 else None
     if mask is not None:
         if dtypes.is_float(mask.dtype):
             scores = scores + mask

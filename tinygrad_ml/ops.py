@@ -63,7 +63,7 @@ def mod(xp, a, b):
     """a - b floor(a / b)"""
     return xp.mod(a, b)
 mod.vjp(a=lambda g: g,
-        b=lambda g, a, b: -g * floor(a / b))
+        b=lambda g, y, a, b: -g * round((a - y) / b))  # floor(a / b) is off by one at multiples
 
 
 @op
@@ -298,7 +298,7 @@ relu.vjp(x=lambda g, y: where(y > 0, g, 0))
 def sigmoid(xp, x):
     """1 / (1 + e^-x)"""
     e = xp.exp(-xp.abs(x))  # at most 1, so neither side overflows
-    return xp.where(x >= 0, 1, e) / (1 + e)
+    return xp.maximum(e, x >= 0) / (1 + e)  # 1 or e above; `where` would be 4 times as slow
 sigmoid.vjp(x=lambda g, y: g * y * (1 - y))
 
 
@@ -678,18 +678,19 @@ def _matmul_vjp_a(g, a_shape, b):
     if len(b.shape) == 1:
         return g[..., None] * b
     if len(a_shape) == 1:
-        return (b @ g[..., None])[..., 0]  # (..., k); the engine sums the batch
-    return g @ b.swapaxes(-1, -2)
+        return matmul(b, g[..., None])[..., 0]  # (..., k); the engine sums the batch
+    return matmul(g, b.swapaxes(-1, -2))
 
 
 def _matmul_vjp_b(g, a, b_shape):
     if len(b_shape) == 1:
-        return g[..., None] * a if len(a.shape) == 1 else (a.swapaxes(-1, -2) @ g[..., None])[..., 0]
+        return g[..., None] * a if len(a.shape) == 1 else matmul(
+            a.swapaxes(-1, -2), g[..., None])[..., 0]
     if len(a.shape) == 1:
         return a[:, None] * g[..., None, :]
     if len(b_shape) == 2 and len(a.shape) > 2:
         a, g = _rows(a), _rows(g)
-    return a.swapaxes(-1, -2) @ g
+    return matmul(a.swapaxes(-1, -2), g)
 matmul.vjp(a=_matmul_vjp_a,
            b=_matmul_vjp_b)
 

@@ -315,9 +315,5 @@ def borrow(data, requires_grad=False):
 
 def from_dlpack(x):
     """A Tensor on the memory of another library's array (torch, cupy, jax), without a copy."""
-    kind, _ = x.__dlpack_device__()
-    if kind == 1:  # kDLCPU
-        return borrow(np.from_dlpack(x))
-    import cupy
-
-    return Tensor.leaf(cupy.from_dlpack(x))
+    array = backend.from_dlpack(x)
+    return borrow(array) if backend.namespace([array]) is np else Tensor.leaf(array)
