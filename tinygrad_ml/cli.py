@@ -1,0 +1,192 @@
+"""tinygrad-ml: train, generate, gradcheck.
+
+A command is a function that adds its flags to a parser and returns what to run on them.
+"""
+
+import argparse
+import ctypes
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+COMMANDS = {}
+
+
+def command(describe):
+    """Decorator: `def name(parser): ...; return run` becomes `tinygrad-ml name`."""
+
+    def register(prepare):
+        COMMANDS[prepare.__name__] = (describe, prepare)
+        return prepare
+
+    return register
+
+
+def main(argv=None):
+    """Run a command; errors that a user can mend are printed as one message, without a traceback."""
+    parser = argparse.ArgumentParser(prog="tinygrad-ml", description="LLaMA on numpy or cupy.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (describe, prepare) in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=describe, description=describe)
+        sub.set_defaults(run=prepare(sub))
+    arguments = vars(parser.parse_args(argv))
+    arguments.pop("command")
+    run = arguments.pop("run")
+    _keep_freed_memory()
+    try:
+        return run(**arguments)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+        print(f"tinygrad-ml: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _keep_freed_memory():
+    """Ask glibc to keep freed memory: handing every large array's pages back costs a fifth of a step.
+
+    Only for a process that is ours: the library itself leaves malloc alone.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: arrays up to 1 GB come from the heap
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: of which nothing is given back
+
+
+# ------------------------------------------------------------------------------------- train
+
+
+@command("train a LLaMA from scratch")
+def train(parser):
+    from .train import Settings
+
+    parser.add_argument("--out", help="run folder (default: the next free runs/N)")
+    parser.add_argument("--resume", action="store_true", help="go on with --out as it was set up")
+    parser.add_argument("--force", action="store_true", help="write over what is in --out")
+    for setting in fields(Settings):
+        _add_setting(parser, setting)
+    return _train
+
+
+def _add_setting(parser, setting):
+    """A flag for a field of Settings; absent unless it is given."""
+    flag, text = "--" + setting.name.replace("_", "-"), setting.metadata["help"]
+    if "default" not in text:
+        text += f" (default: {setting.default})"
+    if setting.type is bool:
+        form = {"action": argparse.BooleanOptionalAction}
+    else:
+        form = {"type": setting.type, "metavar": setting.type.__name__.upper()}
+    parser.add_argument(flag, default=argparse.SUPPRESS, help=text, **form)
+
+
+def _train(out, resume, force, **given):
+    from tqdm import tqdm
+
+    from .train import Settings, Trainer
+
+    run = _run_folder(out, resume, force)
+    if resume:
+        if given:
+            raise ValueError(f"resume: {run}/run.toml sets {', '.join(sorted(given))} already")
+        settings = Settings.from_toml(run / "run.toml")
+    else:
+        settings = Settings(**given)
+    trainer = Trainer(settings, run, resume=resume)
+    size = sum(p.size for p in trainer.model.parameters())
+    print(f"{size:,} parameters, {len(trainer.train_ids):,} tokens to learn from, into {run}")
+    if not resume:
+        _show_sample("before", trainer)
+    with tqdm(total=settings.steps, initial=trainer.step, unit="step", mininterval=0.5) as bar:
+        loss = trainer.train(bar)
+    _show_sample("after", trainer)
+    drawn = trainer.plot()
+    print(f"validation loss {loss:.4f} nats per token; loss curve: ", end="")
+    print(run / "loss.png" if drawn else "pip install 'tinygrad_ml[plot]' to have one drawn")
+    print(f'now try: tinygrad-ml generate {run} --prompt "def "')
+
+
+def _run_folder(out, resume, force):
+    """Where the run goes; ValueError if something is there that must not be lost."""
+    if out is None:
+        if resume:
+            raise ValueError("resume: which run? give --out FOLDER")
+        number = 1
+        while (Path("runs") / str(number)).exists():
+            number += 1
+        return Path("runs") / str(number)
+    run = Path(out)
+    if resume:
+        if not (run / "run.toml").is_file():
+            raise ValueError(f"resume: {run} is no run folder: it has no run.toml")
+    elif run.exists() and not run.is_dir():
+        raise ValueError(f"out: {run} is a file")
+    elif run.is_dir() and any(run.iterdir()) and not force:
+        raise ValueError(f"out: {run} is not empty; --resume goes on with it, --force writes over it")
+    return run
+
+
+def _show_sample(when, trainer):
+    prompt, text = trainer.sample()
+    print(f"--- {when} training: {prompt!r} goes on")
+    print(text)
+    print("---")
+
+
+# ---------------------------------------------------------------------------------- generate
+
+
+@command("continue a text with a trained model")
+def generate(parser):
+    add = parser.add_argument
+    add("model", metavar="RUN", help="run folder or model folder")
+    add("--prompt", default="", help="the text to go on from")
+    add("--max-new-tokens", type=int, default=200, help="how many tokens (default: 200)")
+    add("--temperature", type=float, default=0.8, help="0: the likeliest token (default: 0.8)")
+    add("--top-k", type=int, help="only the k likeliest tokens")
+    add("--top-p", type=float, default=0.95, help="only tokens that add up to this (default: 0.95)")
+    add("--min-p", type=float, help="only tokens this likely, relative to the likeliest")
+    add("--repetition-penalty", type=float, default=1.0, help="above 1: repeat less")
+    add("--stop", action="append", help="text to stop at; may be given several times")
+    add("--seed", type=int, default=0, help="the same seed gives the same text (default: 0)")
+    add("--device", default="cpu", help="cpu or cuda")
+    return _generate
+
+
+def _generate(model, prompt, max_new_tokens, seed, device, **rules):
+    import numpy as np
+
+    from .llama import Llama, StreamDecoder, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    model = Llama.from_pretrained(model, device=device)
+    ids = tokenizer.encode(prompt) or [*([tokenizer.bos] if tokenizer.bos else tokenizer.eos[:1])]
+    decoder = StreamDecoder(tokenizer)
+    print(prompt, end="", flush=True)
+    model.generate(
+        [ids],
+        max_new_tokens,
+        tokenizer=tokenizer,
+        rng=np.random.default_rng(seed),
+        stream=lambda token: print(decoder.push(token), end="", flush=True),
+        **rules,
+    )
+    print(decoder.finish())
+
+
+# --------------------------------------------------------------------------------- gradcheck
+
+
+@command("check the gradients of the engine's operations")
+def gradcheck(parser):
+    parser.add_argument("ops", nargs="*", metavar="OP", help="which ones (default: all)")
+    return _gradcheck
+
+
+def _gradcheck(ops):
+    from .testing import gradcheck
+
+    sys.exit(gradcheck.main(ops))

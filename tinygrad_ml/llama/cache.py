@@ -1,0 +1,149 @@
+"""Keys and values of the tokens so far, so that a new token needs only its own."""
+
+from contextlib import contextmanager
+from weakref import WeakSet
+
+import numpy as np
+
+from .. import backend, dtypes
+from ..tensor import Tensor
+
+
+class Cache:
+    """For each layer a pair of buffers that calls of the model fill from the left.
+
+    length  how many tokens (or places of a past) each row holds
+    tokens  (b, length) their ids; -1 where the model was given no ids
+    mask    (b, length) bools, False for padding
+
+    A row of a buffer has room to spare and doubles when it is full, so a token costs no copy of
+    what is there. A fork shares the buffers until one of the two writes over what the other reads.
+    """
+
+    def __init__(self, config, b, capacity=0, dtype="float32", device=None):
+        if b < 1 or capacity < 0:
+            raise ValueError(
+                f"cache: got b={b}, capacity={capacity}, expected b >= 1, capacity >= 0"
+            )
+        shape = (b, config.n_kv_heads, capacity, config.head_dim)
+        self.length = 0
+        self._share(_Buffers.empty(config.n_layers, shape, dtype, device))
+
+    def _share(self, buffers):
+        self._buffers = buffers
+        buffers.readers.add(self)
+
+    rows = property(lambda self: self._buffers.shape[0])
+    capacity = property(lambda self: self._buffers.shape[2])
+    tokens = property(lambda self: self._buffers.tokens[:, : self.length])
+    mask = property(lambda self: self._buffers.mask[:, : self.length])
+    nbytes = property(lambda self: self._buffers.nbytes)
+
+    # --- what the model calls
+
+    @contextmanager
+    def extending(self, b, t, tokens=None, mask=None, past=None):
+        """Within it `write` takes t new places a row; they count once all has gone well."""
+        if b != self.rows:
+            raise ValueError(f"cache: it has {self.rows} rows, the call {b}")
+        p = 0 if past is None else past[0][0].shape[-2]
+        old, new = self.length, self.length + p + t
+        self._make_room(new)
+        kept = self._buffers
+        kept.tokens[:, old:new] = -1
+        kept.mask[:, old:new] = True
+        if tokens is not None:
+            kept.tokens[:, old + p : new] = tokens
+        if mask is not None:
+            kept.mask[:, old + p : new] = mask
+        self._start, self.length = old, new
+        try:
+            yield
+        except BaseException:
+            self.length = old
+            raise
+
+    def write(self, layer, k, v):
+        """Add a layer's new (b, g, t, k) at the end; returns all that is there, (b, g, s, k)."""
+        both = []
+        for pair, new in zip(self._buffers.pairs(layer), (k, v), strict=True):
+            pair[:, :, self._start : self.length] = new.data
+            both.append(Tensor.wrap(pair[:, :, : self.length]))
+        return both
+
+    def seen(self):
+        """(b, length) bools, True where there is no padding; just the length if there is none."""
+        return self.length if self.mask.all() else self.mask
+
+    # --- what the user calls
+
+    def fork(self, rows=None):
+        """A cache that goes on from here apart from this one.
+
+        rows: which of this one's rows it takes, in which order ([0, 0, 0] for three tries); these
+        are copied. None: all of them, shared until one of the two writes over what the other reads.
+        """
+        other = object.__new__(Cache)
+        other.length = self.length
+        rows = None if rows is None else np.asarray(rows)
+        other._share(self._buffers if rows is None else self._buffers.copy(self.length, rows=rows))
+        return other
+
+    def truncate(self, n):
+        """Forget all but the first n places of every row."""
+        if not 0 <= n <= self.length:
+            raise ValueError(f"truncate: got {n}, expected 0 to {self.length}")
+        self.length = n
+
+    def _make_room(self, needed):
+        """Own buffers wherever writing would change what another cache reads; large enough."""
+        kept = self._buffers
+        if needed > self.capacity:
+            fresh = kept.copy(self.length, capacity=max(needed, 2 * self.capacity))
+        elif self.length < max((r.length for r in kept.readers if r is not self), default=0):
+            fresh = kept.copy(self.length)
+        else:
+            return
+        kept.readers.discard(self)
+        self._share(fresh)
+
+
+class _Buffers:
+    """keys, values: for each layer (b, g, capacity, k); tokens, mask: (b, capacity) on the host."""
+
+    def __init__(self, keys, values, tokens, mask):
+        self.keys, self.values, self.tokens, self.mask = keys, values, tokens, mask
+        self.readers = WeakSet()
+
+    @classmethod
+    def empty(cls, n_layers, shape, dtype, device):
+        dtype, device = dtypes.as_dtype(dtype), backend.check_device(device)
+        place = lambda: [backend.to_device(np.zeros(shape, dtype), device) for _ in range(n_layers)]
+        tokens = np.full((shape[0], shape[2]), -1)
+        return cls(place(), place(), tokens, np.ones(tokens.shape, bool))
+
+    shape = property(lambda self: self.keys[0].shape)
+    nbytes = property(lambda self: sum(x.nbytes for x in (*self.keys, *self.values)))
+
+    def pairs(self, layer):
+        return self.keys[layer], self.values[layer]
+
+    def copy(self, length, capacity=None, rows=None):
+        """Buffers of their own with the first `length` places, of these rows."""
+        capacity = self.shape[2] if capacity is None else capacity
+        rows = slice(None) if rows is None else rows
+
+        def grown(x, axis):
+            xp = backend.namespace([x])
+            part = x[rows, :, :length] if axis == 2 else x[rows, :length]
+            shape = (*part.shape[:axis], capacity, *part.shape[axis + 1 :])
+            y = xp.zeros(shape, x.dtype)
+            y[(slice(None),) * axis + (slice(length),)] = part
+            return y
+
+        return _Buffers(
+            [grown(x, 2) for x in self.keys],
+            [grown(x, 2) for x in self.values],
+            grown(self.tokens, 1),
+            grown(self.mask, 1),
+        )
