@@ -1,0 +1,18 @@
+"""Fused kernels: one pass over the bytes where numpy takes many.
+
+A kernel is a stem: `rms_norm.py` binds and states the formula, `rms_norm.c` computes on the CPU.
+The meaning of a kernel is the definition that it stands for, in tinygrad_ml.functional; wherever
+no library was built, or `supports` says no, the definition runs.
+
+The C is compiled once per instruction level, and the best one that this CPU executes is loaded
+when the first kernel is asked for:
+
+    base   any CPU
+    v3     AVX2 and FMA
+    v4     AVX-512 (F, VL, BW, DQ)
+
+TINYGRAD_ML_KERNELS=off|base|v3|v4|amx is a ceiling (amx: no ceiling).
+"""
+
+from . import adamw, attention, linear_cross_entropy, rms_norm, rope, swiglu
+from .native import get_num_threads, level, set_num_threads

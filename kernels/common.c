@@ -1,0 +1,22 @@
+/* Threads, and what this CPU can execute. */
+#include "common.h"
+
+static int threads = 1;
+
+EXPORT set_threads(int n) { threads = n < 1 ? 1 : n; }
+
+int team(integer operations) { return operations < 16384 ? 1 : threads; }
+
+__attribute__((visibility("default"))) int best_level(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+        return 4;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 3;
+#endif
+    return 0;
+}
+
+/* A digest of the sources: a library left over from older ones is not to be used. */
+__attribute__((visibility("default"))) const char *built_from(void) { return SOURCES; }

@@ -1,0 +1,53 @@
+/* What the kernels share. Every kernel is written for `real`, and compiled for float and double. */
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define NAME(function) JOIN(function, real) /* rms_norm_forward_float */
+#define EXPORT __attribute__((visibility("default"))) void
+#define INLINE static inline __attribute__((always_inline))
+
+typedef int64_t integer;
+
+/* The threads for a piece of work: waking them costs as much as some 16,000 simple operations.
+   The split of the work may depend on its shape, never on this number: so results do not either. */
+__attribute__((visibility("hidden"))) int team(integer operations);
+
+INLINE integer smaller(integer a, integer b) { return a < b ? a : b; }
+INLINE integer blocks_of(integer size, integer n) { return (n + size - 1) / size; }
+
+#ifdef REAL_IS_FLOAT
+/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2) / 2, and e^r by a polynomial (Cephes, expf).
+   Within 1 ulp; no call and no branch, so a loop around it becomes vector code. The argument is
+   held to [-87, 88]: below, the result would be subnormal, which is a hundred times slower. */
+INLINE float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    const float rounder = 12582912.0f; /* 1.5 2^23: adding it rounds to an integer */
+    float shifted = x * 1.44269504088896341f + rounder;
+    float n = shifted - rounder;
+    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f; /* ln 2 in two parts */
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    union { float value; int32_t bits; } whole = {shifted}, power;
+    power.bits = (whole.bits - 0x4B400000 + 127) << 23;
+    return p * power.value;
+}
+#define ROOT sqrtf
+#define LOG logf
+#define REAL_MAX 3.402823466e38f
+#else
+INLINE double exponential(double x) { return exp(x); }
+#define ROOT sqrt
+#define LOG log
+#define REAL_MAX 1.7976931348623157e308
+#endif

@@ -1,0 +1,70 @@
+/* A matrix product small enough to stay in cache: C = A B, or C += A B, by tiles in registers. */
+#pragma once
+#include "common.h"
+
+/* The width of a register, and the tile (TALL rows of WIDE registers) that fills the registers
+   of the level that this is compiled for: wider vectors than it has would spill to memory. */
+#if defined(__AVX512F__)
+#define REGISTER 64
+enum { TALL = 8, WIDE = 3 };
+#elif defined(__AVX2__)
+#define REGISTER 32
+enum { TALL = 4, WIDE = 3 };
+#else
+#define REGISTER 16
+enum { TALL = 4, WIDE = 2 };
+#endif
+
+typedef real vector __attribute__((vector_size(REGISTER), aligned(sizeof(real)), may_alias));
+enum { LANES = REGISTER / sizeof(real) };
+
+INLINE integer padded(integer n) { return (n + LANES - 1) / LANES * LANES; }
+
+/* One tile: `tall` rows of `wide` registers of C. The loops over them unroll: acc is registers. */
+INLINE void tile(const int tall, const int wide, integer k, const real *a, integer down,
+                 integer across, const real *b, integer ldb, real *c, integer ldc, int add) {
+    vector acc[TALL][WIDE];
+#pragma GCC unroll 8
+    for (int i = 0; i < tall; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < wide; j++) acc[i][j] = (vector){0};
+    for (integer p = 0; p < k; p++) {
+        vector row[WIDE];
+#pragma GCC unroll 4
+        for (int j = 0; j < wide; j++) row[j] = *(const vector *)(b + p * ldb + LANES * j);
+#pragma GCC unroll 8
+        for (int i = 0; i < tall; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < wide; j++) acc[i][j] += a[i * down + p * across] * row[j];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < tall; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < wide; j++) {
+            vector *at = (vector *)(c + i * ldc + LANES * j);
+            if (add) *at += acc[i][j];
+            else *at = acc[i][j];
+        }
+}
+
+INLINE void panel(const int wide, integer m, integer k, const real *a, integer down,
+                  integer across, const real *b, integer ldb, real *c, integer ldc, int add) {
+    integer i = 0;
+    for (; i + TALL <= m; i += TALL)
+        tile(TALL, wide, k, a + i * down, down, across, b, ldb, c + i * ldc, ldc, add);
+    for (; i < m; i++) tile(1, wide, k, a + i * down, down, across, b, ldb, c + i * ldc, ldc, add);
+}
+
+/* C (m, n) = A (m, k) B (k, n), added to C if `add`. n is a multiple of LANES.
+   A's entry (i, p) is at i * down + p * across (so it may be transposed); B and C have rows. */
+INLINE void multiply(integer m, integer n, integer k, const real *a, integer down, integer across,
+                     const real *b, integer ldb, real *c, integer ldc, int add) {
+    integer j = 0;
+    for (; j + WIDE * LANES <= n; j += WIDE * LANES)
+        panel(WIDE, m, k, a, down, across, b + j, ldb, c + j, ldc, add);
+    if (j + 2 * LANES <= n) {
+        panel(2, m, k, a, down, across, b + j, ldb, c + j, ldc, add);
+        j += 2 * LANES;
+    }
+    if (j < n) panel(1, m, k, a, down, across, b + j, ldb, c + j, ldc, add);
+}

@@ -1,0 +1,87 @@
+"""Builds the C kernels, where there is a compiler; without one everything runs by definition.
+
+Each source in kernels/ is compiled for float and for double, once per instruction level, and
+linked into one library per level: the running program picks the best that its CPU can execute.
+"""
+
+import hashlib
+import platform
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+FLAGS = ["-O3", "-std=gnu11", "-fopenmp", "-fvisibility=hidden",
+         "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]  # fmt: skip
+LEVELS = {"base": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    LEVELS["v3"] = ["-mavx2", "-mfma"]
+    LEVELS["v4"] = ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma",
+                    "-mprefer-vector-width=512"]  # fmt: skip
+
+SOURCES = sorted(map(str, Path("kernels").glob("*.c")))
+HEADERS = sorted(map(str, Path("kernels").glob("*.h")))
+UNTYPED = "kernels/common.c"  # has no real numbers in it
+DIGEST = hashlib.sha256(b"".join(Path(p).read_bytes() for p in SOURCES + HEADERS)).hexdigest()
+
+
+class BuildKernels(build_ext):
+    """Compiles every source twice; a level that cannot be built is left out, and says so."""
+
+    def build_extensions(self):
+        missing = {}
+        for extension in self.extensions:
+            try:
+                self.link(extension, list(self.objects(extension)))
+            except Exception as error:  # no compiler, no OpenMP, an old assembler
+                missing[extension.name.rpartition("_")[2]] = str(error)[:60]
+        if missing:
+            print(f"tinygrad_ml: C kernels not built: {', '.join(missing)} "
+                  f"({next(iter(missing.values()))}...). Nothing is missing: "
+                  "a lower level or numpy does the same work.")  # fmt: skip
+
+    def objects(self, extension):
+        """The object files of one level."""
+        for real in ("float", "double"):
+            sources = [s for s in extension.sources if s != UNTYPED or real == "float"]
+            yield from self.compiler.compile(
+                sources,
+                output_dir=str(Path(self.build_temp, extension.name, real)),
+                macros=[
+                    ("real", real),
+                    (f"REAL_IS_{real.upper()}", "1"),
+                    ("SOURCES", f'"{DIGEST}"'),
+                ],
+                extra_postargs=extension.extra_compile_args,
+                depends=extension.depends,
+            )
+
+    def link(self, extension, objects):
+        path = Path(self.get_ext_fullpath(extension.name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(
+            objects, str(path), extra_postargs=extension.extra_link_args, libraries=["m"]
+        )
+
+
+def library(level, flags):
+    return Extension(
+        f"tinygrad_ml.kernels._cpu_{level}",
+        SOURCES,
+        depends=HEADERS,
+        optional=True,
+        extra_compile_args=FLAGS + flags,
+        extra_link_args=["-fopenmp"],
+    )
+
+
+setup(
+    packages=[*find_packages(include=["tinygrad_ml", "tinygrad_ml.*"]), "tinygrad_ml.kernels"],
+    package_dir={"tinygrad_ml.kernels": "kernels"},
+    package_data={
+        "tinygrad_ml": ["py.typed"],
+        "tinygrad_ml.kernels": ["*.c", "*.h", "*.cu", "*.cuh", "README.md"],
+    },
+    ext_modules=[library(level, flags) for level, flags in LEVELS.items()],
+    cmdclass={"build_ext": BuildKernels},
+)

@@ -1,0 +1,374 @@
+"""Every kernel equals its definition: value, gradient, second order; and where it cannot, it yields.
+
+Tolerances: a kernel sums in another order than numpy and has its own exp (1 ulp), so results differ
+by some ulp of the largest entry, as many as the square root of the number of terms.
+"""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinygrad_ml as tg
+from tinygrad_ml import kernels
+from tinygrad_ml.fused import accelerated, fused
+
+pytestmark = pytest.mark.skipif(kernels.level() == "off", reason="no C kernels were built, or off")
+
+TOLERANCE = {"float32": 5e-6, "float64": 1e-13}  # 40 ulp, 450 ulp: see above
+LENGTHS = [1, 2, 3, 7, 16, 17, 33]
+
+
+def pair(name):
+    """A function with its kernel, and its definition."""
+    definition = getattr(tg.functional, name)
+    definition = getattr(definition, "definition", definition)
+    return fused(getattr(kernels, name))(definition), definition
+
+
+def rms_norm(draw, normal):
+    d = draw(st.sampled_from(LENGTHS))
+    return [normal(draw(st.integers(1, 70)), d), normal(d)], {}
+
+
+def swiglu(draw, normal):
+    shape = draw(st.sampled_from([(), (1,), (5, 7), (3, 1, 4), (70, 130)]))
+    return [3 * normal(*shape), normal(*shape)], {}
+
+
+def rope(draw, normal):
+    b, h, t, half = (draw(st.integers(1, n)) for n in (2, 3, 9, 17))
+    angles = normal(t, half)
+    return [normal(b, h, t, 2 * half), np.cos(angles), np.sin(angles)], {}
+
+
+def attention(draw, normal):
+    b, group, hk = (draw(st.integers(1, n)) for n in (2, 3, 2))
+    t, past, d = draw(st.integers(1, 40)), draw(st.integers(0, 9)), draw(st.sampled_from(LENGTHS))
+    keys = (b, hk, t + past, d)
+    causal = draw(st.booleans())
+    return [normal(b, group * hk, t, d), normal(*keys), normal(*keys)], {"causal": causal}
+
+
+def linear_cross_entropy(draw, normal):
+    rows, d, v = (draw(st.sampled_from(LENGTHS)) for _ in range(3))
+    targets = draw(st.lists(st.sampled_from([-100, 0, v - 1]), min_size=rows, max_size=rows))
+    reduction = draw(st.sampled_from(["mean", "sum", "none"]))
+    return [normal(rows, d), normal(v, d), np.array(targets)], {"reduction": reduction}
+
+
+CASES = [rms_norm, swiglu, rope, attention, linear_cross_entropy]
+every_kernel = pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+
+
+@st.composite
+def arguments(draw, case, dtype=None, strided=True):
+    """Arrays and options for a kernel; some of the arrays transposed or with steps between."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    dtype = dtype or draw(st.sampled_from(["float32", "float64"]))
+
+    def normal(*shape):
+        x = rng.standard_normal(shape)
+        layout = draw(st.sampled_from("CFS")) if strided and shape else "C"
+        if layout == "S":
+            x = np.stack([x, x], axis=-1)[..., 0]  # every second number in memory
+        return np.asarray(x.astype(dtype, order="K"), order=layout.replace("S", "K"))
+
+    arrays, options = case(draw, normal)
+    return [a.astype(dtype) if a.dtype.kind == "f" else a for a in arrays], options
+
+
+def tensors(arrays):
+    return [tg.tensor(a, requires_grad=True) if a.dtype.kind == "f" else a for a in arrays]
+
+
+def value_and_gradients(f, arrays, options, cotangent):
+    xs = tensors(arrays)
+    y = f(*xs, **options)
+    wanted = [x for x in xs if isinstance(x, tg.Tensor)]
+    return [y, *tg.grad(y, wanted, cotangent(y))]
+
+
+def ramp(y):
+    """A cotangent that differs from entry to entry."""
+    return np.linspace(-1, 1.5, y.size).reshape(y.shape).astype(y.dtype)
+
+
+def assert_close(found, expected, dtype):
+    for a, b in zip(found, expected, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.shape == b.shape
+        assert a.dtype == dtype
+        scale = max(1.0, np.abs(b).max(initial=0)) * max(1, b.size) ** 0.5
+        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[str(dtype)] * scale)
+
+
+@every_kernel
+@given(data=st.data())
+def test_value_and_gradient(case, data):
+    arrays, options = data.draw(arguments(case))
+    kernel, definition = pair(case.__name__)
+    assert kernel.kernel.supports(np, *arrays, **options)
+    found = value_and_gradients(kernel, arrays, options, ramp)
+    expected = value_and_gradients(definition, arrays, options, ramp)
+    assert_close(found, expected, arrays[0].dtype)
+
+
+@every_kernel
+@given(data=st.data())
+def test_float32_against_float64(case, data):
+    arrays, options = data.draw(arguments(case, "float32"))
+    kernel, definition = pair(case.__name__)
+    exact = [a.astype("float64") if a.dtype.kind == "f" else a for a in arrays]
+    found = value_and_gradients(kernel, arrays, options, ramp)
+    expected = value_and_gradients(definition, exact, options, ramp)
+    assert_close(found, expected, np.dtype("float32"))
+
+
+@every_kernel
+@given(data=st.data())
+def test_second_order_of_computed_inputs(case, data):
+    arrays, options = data.draw(arguments(case, "float64"))
+
+    def curvature(f):
+        xs = tensors(arrays)
+        y = f(*[x * 1.5 if isinstance(x, tg.Tensor) else x for x in xs], **options)
+        wanted = [x for x in xs if isinstance(x, tg.Tensor)]
+        slopes = tg.grad(y, wanted, ramp(y), create_graph=True)
+        return tg.grad(sum((s * s).sum() for s in slopes), wanted)
+
+    kernel, definition = pair(case.__name__)
+    assert_close(curvature(kernel), curvature(definition), np.dtype("float64"))
+
+
+@every_kernel
+@given(data=st.data())
+def test_each_gradient_alone(case, data):
+    arrays, options = data.draw(arguments(case, "float64"))
+    kernel, _ = pair(case.__name__)
+    _, *together = value_and_gradients(kernel, arrays, options, ramp)
+    for i, expected in enumerate(together):
+        xs = [tg.tensor(a, requires_grad=i == k) if a.dtype.kind == "f" else a
+              for k, a in enumerate(arrays)]  # fmt: skip
+        y = kernel(*xs, **options)
+        np.testing.assert_array_equal(tg.grad(y, xs[i], ramp(y)), expected)
+
+
+LARGE = {
+    "rms_norm": [(300, 97), (97,)],
+    "swiglu": [(300, 97), (300, 97)],
+    "rope": [(2, 3, 65, 34), (65, 17), (65, 17)],
+    "attention": [(2, 4, 70, 20), (2, 2, 75, 20), (2, 2, 75, 20)],
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_same_bits_with_any_number_of_threads(name):
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape, np.float32) for shape in LARGE[name]]
+    kernel, _ = pair(name)
+    before = kernels.get_num_threads()
+    try:
+        found = []
+        for n in (1, 2, 3, 8):
+            kernels.set_num_threads(n)
+            results = value_and_gradients(kernel, arrays, {}, ramp)
+            found.append([np.asarray(x).tobytes() for x in results])
+    finally:
+        kernels.set_num_threads(before)
+    assert all(bits == found[0] for bits in found)
+
+
+@pytest.mark.parametrize("x", [np.inf, -np.inf, np.nan, 100.0, -100.0, 0.0, -0.0, 1e-40])
+def test_swiglu_at_special_values(x):
+    kernel, definition = pair("swiglu")
+    gate, up = np.full(20, x, np.float32), np.ones(20, np.float32)
+    with np.errstate(all="ignore"):
+        expected = definition(gate, up)
+    np.testing.assert_allclose(kernel(gate, up), expected, atol=1e-30)
+
+
+def test_cross_entropy_of_huge_logits_is_finite():
+    kernel, _ = pair("linear_cross_entropy")
+    x = tg.tensor(np.array([[1e4, -1e4]], np.float32), requires_grad=True)
+    loss = kernel(x, tg.tensor(np.eye(2, dtype=np.float32)), np.array([1]))
+    assert loss.item() == 2e4
+    np.testing.assert_array_equal(tg.grad(loss, x), [[1, -1]])
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_chunks_of_logits_add_up(rows, monkeypatch):
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((rows, 6)), rng.standard_normal((11, 6)), np.arange(rows) % 11]
+    kernel, definition = pair("linear_cross_entropy")
+    monkeypatch.setattr(kernels.linear_cross_entropy, "CHUNK", 11 * 4)  # four rows at a time
+    found = value_and_gradients(kernel, arrays, {}, ramp)
+    assert_close(found, value_and_gradients(definition, arrays, {}, ramp), np.dtype("float64"))
+
+
+# ------------------------------------------------------------------------------------- adamw
+
+
+def plain_adamw(w, g, m, v, *, lr, betas, eps, decay, steps):
+    b1, b2 = betas
+    m[...] = b1 * m + (1 - b1) * g
+    v[...] = b2 * v + (1 - b2) * g * g
+    spread = np.sqrt(v / (1 - b2**steps)) + eps
+    w[...] = w * (1 - lr * decay) - lr / (1 - b1**steps) * m / spread
+
+
+SETTINGS = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "decay": 0.1}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (9001,), (130, 257)])
+def test_adamw(shape, dtype):
+    rng = np.random.default_rng(0)
+    w, g = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    ours, theirs = ([w.copy(), g, np.zeros_like(w), np.zeros_like(w)] for _ in range(2))
+    step = accelerated(kernels.adamw)(plain_adamw)
+    for steps in range(1, 6):
+        step(*ours, **SETTINGS, steps=steps)
+        plain_adamw(*theirs, **SETTINGS, steps=steps)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=4 * TOLERANCE[dtype])
+
+
+def test_adamw_yields_to_the_definition_on_views_and_read_only_arrays():
+    w = np.ones((4, 4), np.float32)
+    frozen = w.copy()
+    frozen.flags.writeable = False
+    assert not kernels.adamw.supports(np, w.T[:2], w[:2], w[:2], w[:2], **SETTINGS, steps=1)
+    assert not kernels.adamw.supports(np, frozen, w, w, w, **SETTINGS, steps=1)
+
+
+# ----------------------------------------------------------------------------- when it yields
+
+
+def test_half_types_and_mixed_types_run_by_definition():
+    kernel, definition = pair("rms_norm")
+    x, w = np.ones((2, 3)), np.ones(3)
+    for a, b in [(x.astype("float16"), w.astype("float16")), (x.astype("float32"), w)]:
+        assert not kernel.kernel.supports(np, a, b)
+        np.testing.assert_array_equal(kernel(a, b), definition(a, b))
+
+
+def test_empty_arrays_run_by_definition():
+    kernel, _ = pair("rms_norm")
+    assert kernel(np.ones((0, 3)), np.ones(3)).shape == (0, 3)
+
+
+def test_wrong_shapes_get_the_definitions_error():
+    with pytest.raises(ValueError, match="rms_norm: x is"):
+        pair("rms_norm")[0](np.ones((2, 3)), np.ones(4))
+    with pytest.raises(IndexError, match="targets: got 0 to 9"):
+        pair("linear_cross_entropy")[0](np.ones((2, 3)), np.ones((4, 3)), np.array([0, 9]))
+
+
+def test_masked_attention_runs_by_definition():
+    kernel, definition = pair("attention")
+    q, mask = np.random.default_rng(0).standard_normal((1, 2, 3, 4)), np.eye(3, dtype=bool)
+    np.testing.assert_array_equal(kernel(q, q, q, mask), definition(q, q, q, mask))
+
+
+def test_kernels_can_be_turned_off():
+    kernel, _ = pair("swiglu")
+    calls = []
+    quiet = fused(kernel.kernel)(lambda gate, up: calls.append("definition"))
+    with tg.use_kernels(False):
+        quiet(np.ones(3), np.ones(3))
+    quiet(np.ones(3), np.ones(3))
+    assert calls == ["definition"]
+
+
+# ------------------------------------------------------------------------- levels and processes
+
+
+def python(code, **environment):
+    """What a fresh interpreter prints; the package is found as it was found here."""
+    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    return done.stdout.strip() or done.stderr
+
+
+NORM = """
+import numpy as np
+import tinygrad_ml as tg
+from tinygrad_ml import kernels
+x = np.arange(1.0, 11.0)
+assert np.allclose(tg.rms_norm(x, np.ones(10)), x / np.sqrt(38.5 + 1e-6), rtol=1e-14)
+print(kernels.level())
+"""
+
+
+def test_the_level_has_a_ceiling():
+    levels = ["base", "v3", "v4", "amx"]
+    best = levels.index(kernels.level())
+    assert python(NORM, TINYGRAD_ML_KERNELS="off") == "off"
+    for i, ceiling in enumerate(levels[: best + 1]):
+        assert python(NORM, TINYGRAD_ML_KERNELS=ceiling) == levels[i]
+    assert "TINYGRAD_ML_KERNELS: got 'fast'" in python(NORM, TINYGRAD_ML_KERNELS="fast")
+
+
+LEVELS = [name for name in ("base", "v3", "v4") if name <= kernels.level()]
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_levels_agree(name):
+    code = """if True:
+        import numpy as np
+        import tinygrad_ml as tg
+        from tinygrad_ml import kernels
+        from tinygrad_ml.fused import fused
+        f = fused(kernels.attention)(lambda q, k, v: None)
+        q, k, v = np.random.default_rng(0).standard_normal((3, 2, 3, 37, 21))
+        q, k, v = (tg.tensor(a, requires_grad=True) for a in (q, k, v))
+        y = f(q, k, v)
+        print(*[float((g * g).sum().item()) for g in [y, *tg.grad(y.sum(), [q, k, v])]])
+    """
+    _, definition = pair("attention")
+    q = np.random.default_rng(0).standard_normal((3, 2, 3, 37, 21))
+    found = value_and_gradients(definition, list(q), {}, lambda y: np.ones(y.shape))
+    expected = [float((g * g).sum().item()) for g in found]
+    printed = python(code, TINYGRAD_ML_KERNELS=name).split()
+    np.testing.assert_allclose([float(x) for x in printed], expected, rtol=1e-10)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_computes_the_same():
+    kernel, _ = pair("swiglu")
+    gate = np.random.default_rng(0).standard_normal(100_000)
+    expected = kernel(gate, gate)  # the parent's threads are running now
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads is the point
+        child = os.fork()
+    if child == 0:
+        kernels.set_num_threads(4)
+        os._exit(0 if (kernel(gate, gate) == expected).all() else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_python_threads_may_call_at_once():
+    from concurrent.futures import ThreadPoolExecutor
+
+    kernel, _ = pair("rms_norm")
+    x, w = np.random.default_rng(0).standard_normal((200, 301)), np.ones(301)
+    expected = kernel(x, w)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: kernel(x, w), range(20)))
+    assert all((y == expected).all() for y in results)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5])
+def test_a_wrong_number_of_threads(n):
+    with pytest.raises(ValueError, match="set_num_threads: got"):
+        kernels.set_num_threads(n)
