@@ -19,7 +19,6 @@ CHUNK = 1 << 20  # logits
 
 def supports(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
     """No to whatever the definition has an error for."""
-    targets = getattr(targets, "data", targets)
     return (
         runs(xp, x, weight)
         and weight.ndim == 2
@@ -69,7 +68,6 @@ def flat(x, weight):
 
 def signed(targets, ignore_index):
     """Targets as a row of int64, -1 for the ignored."""
-    targets = getattr(targets, "data", targets)
     return np.where(targets == ignore_index, -1, targets).astype(np.int64).reshape(-1)
 
 

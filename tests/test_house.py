@@ -1,4 +1,4 @@
-"""The house rules: imports go down only, cupy has one door, importing is cheap and leaves no trace."""
+"""The house rules: imports go down only, cupy has one door, importing leaves no trace."""
 
 import ast
 import os

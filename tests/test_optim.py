@@ -189,6 +189,15 @@ def test_a_master_survives_a_resume_and_yields_to_new_weights(order):
     assert abs(resumed.state["0"]["master"] - 5) < 1e-3
 
 
+def test_a_master_yields_where_only_one_entry_was_changed():
+    p = with_gradient([1.0, 2.0], [0.0, 0.0], np.float16)
+    optimizer = optim.SGD([p], lr=1.0)
+    optimizer.step()
+    p.assign_(np.array([1.0, 3.0]))
+    optimizer.step()
+    assert p.tolist() == [1.0, 3.0]
+
+
 # --- to stop and go on
 
 makers = st.sampled_from(

@@ -80,6 +80,7 @@ class Value:
             )
         elif not self.birth:
             self.birth = next(_clock)
+            self.version = [0] if self.version is None else self.version  # it can be assigned to
 
     @property
     def vertex(self):

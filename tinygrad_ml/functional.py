@@ -8,7 +8,7 @@ Norms and losses of half types are computed in float32; a loss is returned in fl
 import builtins
 import math
 
-from . import dtypes, ops
+from . import dtypes, kernels, ops
 from .arrays import *  # noqa: F403
 from .arrays import UFUNCS as UFUNCS
 from .arrays import (
@@ -25,6 +25,7 @@ from .arrays import (
     square,
 )
 from .autograd import op
+from .fused import fused
 
 # -------------------------------------------------------------------------------- activations
 
@@ -90,6 +91,7 @@ def glu(x, axis=-1):
     return a * ops.sigmoid(b)
 
 
+@fused(kernels.swiglu)
 def swiglu(gate, up):
     """silu(gate) up      gate, up: (..., d)      Shazeer 2020"""
     return ops.silu(gate) * up
@@ -178,6 +180,7 @@ def _rms_normalized_vjp(g, x, eps):
 rms_normalized.vjp(x=_rms_normalized_vjp)
 
 
+@fused(kernels.rms_norm)
 def rms_norm(x, weight, *, eps=1e-6):
     """y = x / sqrt(mean x^2 + eps) * w      x: (..., d)  w: (d,)
 
@@ -274,6 +277,7 @@ def embedding(weight, indices):
 # ---------------------------------------------------------------------------------- attention
 
 
+@fused(kernels.rope)
 def rope(x, cos, sin):
     """Rotary positions: pairs (x_i, x_(i + k/2)) turned by their angle      Su et al. 2021
 
@@ -338,6 +342,7 @@ def masked_softmax(xp, x, *, mask=None):
 masked_softmax.vjp(x=lambda g, y: y * (g - (g * y).sum(axis=-1, keepdims=True)))
 
 
+@fused(kernels.attention)
 def attention(q, k, v, mask=None, *, causal=False, scale=None):
     """softmax(q k^T scale + mask) v, scale = k^(-1/2)      Vaswani et al. 2017, eq. 1
 
@@ -429,6 +434,7 @@ def cross_entropy(logits, targets, *, ignore_index=-100, reduction="mean", label
     return _counted(losses, counted, reduction)
 
 
+@fused(kernels.linear_cross_entropy)
 def linear_cross_entropy(x, weight, targets, *, ignore_index=-100, reduction="mean"):
     """cross_entropy(x W^T, targets)      x: (..., d)  W: (v, d)  targets: (...) ints"""
     logits = linear(x, weight)  # (..., v)

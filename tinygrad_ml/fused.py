@@ -11,6 +11,7 @@ a derivative, the composition itself runs. A kernel is a module with
 where needs[i] says whether the gradient of the i-th array is wanted.
 """
 
+import inspect
 import os
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -33,7 +34,8 @@ class FusedNode(Node):
         arguments = self.recall(create_graph)
         if create_graph:  # a kernel is never differentiated: its definition is
             return replay(self.definition, arguments, self.options, g, self.birth, True)
-        xp = namespace([a for a in arguments if hasattr(a, "dtype")])
+        xp = namespace(arguments)
+        g = tuple(map(xp.asarray, g)) if isinstance(g, tuple) else xp.asarray(g)  # no scalars
         found = self.kernel.backward(
             xp, self.needs, g, self.residuals, *arguments, **self.options
         )
@@ -52,13 +54,18 @@ def fused(kernel):
     """Decorator: `definition(*arrays, *, options)` gets a fast twin."""
 
     def decorate(definition):
+        names = _argument_names(definition)
+
         @wraps(definition)
         def call(*args, **options):
             if not _enabled.get():
                 return definition(*args, **options)
+            if not names.isdisjoint(options):  # rope(x, cos=cos, sin=sin)
+                args, options = _positional(definition, args, options)
             arrays = [a.data if isinstance(a, Value) else a for a in args]
             xp = namespace(arrays)
-            if not kernel.supports(xp, *arrays, **options):
+            known = all(a is None or isinstance(a, xp.ndarray) for a in arrays)
+            if not known or not kernel.supports(xp, *arrays, **options):
                 return definition(*args, **options)
             y, residuals = kernel.forward(xp, *arrays, **options)
             _used[definition.__name__] = None
@@ -67,7 +74,7 @@ def fused(kernel):
             like = next((a for a in args if isinstance(a, Value)), None)
             if like is None:
                 return y
-            needs = [isinstance(a, Value) and a.requires_grad for a in args]
+            needs = [isinstance(a, Value) and a.birth != 0 for a in args]
             if not any(needs) or not is_recording():
                 return tuple(map(like.wrap, y)) if isinstance(y, tuple) else like.wrap(y)
             node = _record(kernel, definition, args, options, needs, y, residuals, type(like))
@@ -78,6 +85,18 @@ def fused(kernel):
         return call
 
     return decorate
+
+
+def _argument_names(definition):
+    """The parameters that take arrays: those that are not keyword-only."""
+    parameters = inspect.signature(definition).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
+
+
+def _positional(definition, args, options):
+    """The same call with every array argument at its place."""
+    bound = inspect.signature(definition).bind(*args, **options)
+    return bound.args, bound.kwargs
 
 
 def _record(kernel, definition, args, options, needs, y, residuals, kind):
