@@ -18,14 +18,15 @@ EXPORT NAME(cross_entropy_forward)(const real *x, const integer *target, real *l
     }
 }
 
-/* In place, logits to g (softmax - the target's unit vector); 0 where the target is ignored. */
-EXPORT NAME(cross_entropy_backward)(real *x, const integer *target, const real *log_sum,
-                                    const real *g, integer rows, integer v) {
+/* dx = g (softmax(x) - the target's unit vector); 0 where the target is ignored. dx may be x. */
+EXPORT NAME(cross_entropy_backward)(const real *x, const integer *target, const real *log_sum,
+                                    const real *g, real *dx, integer rows, integer v) {
 #pragma omp parallel for schedule(static) num_threads(team(2 * rows * v))
     for (integer row = 0; row < rows; row++) {
-        real *xr = x + row * v, scale = target[row] < 0 ? 0 : g[row], base = log_sum[row];
+        const real *xr = x + row * v;
+        real *dr = dx + row * v, scale = target[row] < 0 ? 0 : g[row], base = log_sum[row];
 #pragma omp simd
-        for (integer i = 0; i < v; i++) xr[i] = scale * exponential(xr[i] - base);
-        if (target[row] >= 0) xr[target[row]] -= scale;
+        for (integer i = 0; i < v; i++) dr[i] = scale * exponential(xr[i] - base);
+        if (target[row] >= 0) dr[target[row]] -= scale;
     }
 }

@@ -2,19 +2,20 @@
 
 x: (..., d)  W: (v, d)  targets: (...)      dlogits = g (softmax(x W^T) - onehot(target))
 
-In chunks of rows whose logits stay near the cache: all of them are never there at once. Of each
-row the log of its sum is kept, and the backward pass multiplies again: 4 products instead of 3,
-for rows * v numbers less of memory.
+Up to CHUNK logits are kept for the backward pass. More are never there at once: they are made in
+chunks of rows, from the log of each row's sum a second time in the backward pass, which costs 4
+products instead of 3.
 
-Bytes beside the products: the logits of a chunk, written and read once forward and twice backward.
-Rows are summed in order; the products are those of numpy's BLAS.
+Bytes beside the products: the logits, written and read once forward, read and written backward.
+Rows are summed in order; the products are those of numpy's BLAS, whose bits may depend on its
+threads.
 """
 
 import numpy as np
 
 from .native import contiguous, run, runs
 
-CHUNK = 1 << 20  # logits
+CHUNK = 1 << 23  # logits: 32 MB in float32; smaller products would be slower
 
 
 def supports(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
@@ -34,31 +35,35 @@ def supports(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
 def forward(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
     (rows, weight), targets = flat(x, weight), signed(targets, ignore_index)
     losses, log_sum = np.empty(len(rows), x.dtype), np.empty(len(rows), x.dtype)
-    for part in chunks(len(rows), len(weight)):
+    parts, kept = chunks(len(rows), len(weight)), None
+    for part in parts:
         logits = rows[part] @ weight.T
         run("cross_entropy_forward", logits, targets[part], losses[part], log_sum[part],
             *logits.shape)  # fmt: skip
+        kept = logits if len(parts) == 1 else None
     if reduction == "none":
-        return losses.reshape(x.shape[:-1]), log_sum
+        return losses.reshape(x.shape[:-1]), (log_sum, kept)
     total = losses.sum() / (counted(targets) if reduction == "mean" else 1)
-    return np.asarray(total, x.dtype), log_sum
+    return np.asarray(total, x.dtype), (log_sum, kept)
 
 
-def backward(xp, needs, g, log_sum, x, weight, targets, *, ignore_index=-100, reduction="mean"):
+def backward(xp, needs, g, residuals, x, weight, targets, *, ignore_index=-100, reduction="mean"):
     (rows, weight), targets = flat(x, weight), signed(targets, ignore_index)
+    log_sum, kept = residuals
     if reduction == "mean":
         g = g / counted(targets)
     (slopes,) = contiguous(np.broadcast_to(np.asarray(g, x.dtype), x.shape[:-1]).reshape(-1))
     dx = np.empty(rows.shape, x.dtype) if needs[0] else None
     dw = np.zeros(weight.shape, x.dtype) if needs[1] else None
     for part in chunks(len(rows), len(weight)):
-        logits = rows[part] @ weight.T
-        run("cross_entropy_backward", logits, targets[part], log_sum[part], slopes[part],
+        logits = rows[part] @ weight.T if kept is None else kept
+        slope = logits if kept is None else np.empty_like(kept)  # a second backward may come
+        run("cross_entropy_backward", logits, targets[part], log_sum[part], slopes[part], slope,
             *logits.shape)  # fmt: skip
         if needs[0]:
-            np.matmul(logits, weight, out=dx[part])
+            np.matmul(slope, weight, out=dx[part])
         if needs[1]:
-            dw += logits.T @ rows[part]
+            dw += slope.T @ rows[part]
     return [None if dx is None else dx.reshape(x.shape), dw, None]
 
 

@@ -1,5 +1,7 @@
 """Numerical derivatives with an error bar, and the check that test_gradients.py applies."""
 
+from itertools import pairwise
+
 import numpy as np
 
 import tinygrad_ml as tg
@@ -14,7 +16,7 @@ def slope(phi):
     """
     steps = [2.0**-k for k in range(4, 16)]
     central = [(phi(h) - phi(-h)) / (2 * h) for h in steps]
-    four_point = [(4 * b - a) / 3 for a, b in zip(central[:-1], central[1:], strict=True)]
+    four_point = [(4 * b - a) / 3 for a, b in pairwise(central)]
     moves = np.abs(np.diff(four_point))
     best = int(np.argmin(moves))
     return four_point[best + 1], 4 * moves[best] + 1e-10 * abs(phi(0.0))  # 1e-10: eps / h
@@ -29,7 +31,9 @@ def check(f, points, seed):
     matter, and inputs are left as they were.
     """
     rng = np.random.default_rng(seed)
-    like = lambda arrays: [rng.uniform(0.5, 1, a.shape) * rng.choice([-1, 1], a.shape) for a in arrays]
+    like = lambda arrays: [
+        rng.uniform(0.5, 1, a.shape) * rng.choice([-1, 1], a.shape) for a in arrays
+    ]
     kept = [p.copy() for p in points]
     directions, weights = like(points), like(points)
     cotangents = like([y.data for y in _outputs(f, points)])

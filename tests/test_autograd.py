@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import threading
-import time
 import tracemalloc
 import weakref
 
@@ -165,20 +164,14 @@ def test_graphs_are_freed_by_reference_counting():
         gc.enable()
 
 
-def test_a_deep_chain_neither_recurses_nor_slows():
-    def seconds_per_op(n):
-        x = leaf(1.0)
-        start = time.perf_counter()
-        y = x
-        for _ in range(n):
-            y = y + 1.0
-        y.sum().backward()
-        assert x.grad.item() == 1.0
-        del y
-        return (time.perf_counter() - start) / n
-
-    short = min(seconds_per_op(2_000) for _ in range(3))
-    assert seconds_per_op(100_000) < 5 * short  # proportion, with room for a busy machine
+def test_a_deep_chain_does_not_recurse():
+    x = leaf(1.0)
+    y = x
+    for _ in range(100_000):
+        y = y + 1.0
+    y.sum().backward()
+    assert x.grad.item() == 1.0
+    del y  # nor does freeing it
 
 
 # --- stale values
@@ -342,9 +335,10 @@ def test_hooks_see_the_whole_gradient_and_may_replace_it():
 
 def test_detect_anomaly_names_the_op_and_the_line():
     x = leaf(0.0, 1.0)
-    with tg.detect_anomaly(), np.errstate(divide="ignore"):
-        with pytest.raises(FloatingPointError, match=r"log made .*test_autograd.py:\d+: .*tg.log"):
-            tg.log(x)
+    message = r"log made .*test_autograd.py:\d+: .*tg.log"
+    ignored = np.errstate(divide="ignore")
+    with tg.detect_anomaly(), ignored, pytest.raises(FloatingPointError, match=message):
+        tg.log(x)
     with tg.detect_anomaly(), np.errstate(divide="ignore"):
         y = tg.sqrt(x)
         with pytest.raises(FloatingPointError, match=r"backward pass of sqrt .*y = tg.sqrt\(x\)"):

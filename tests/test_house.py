@@ -20,7 +20,7 @@ FLOORS = [
     {"autograd"},
     {"ops", "linalg", "fused", "quant"},
     {"arrays", "functional", "tensor", "creation", "transforms", "graph"},
-    {"nn", "optim", "io"},
+    {"nn", "optim", "io", "quantized"},
     {"estimators", "llama"},
     {"peft", "train", "testing"},
     {"cli", "__main__"},

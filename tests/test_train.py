@@ -1,4 +1,4 @@
-"""Training: it learns, reproduces, resumes to the same bits, and refuses bad text before writing."""
+"""Training: it learns, reproduces, resumes to the same bits, refuses bad text before it writes."""
 
 import json
 import math
@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_a_number_stops_with_the_step_and_keeps_the_state(set
     good = weights(tmp_path / "run")
     p = next(trainer.model.parameters())
     p.assign_(np.full(p.shape, np.nan, p.dtype))
-    with pytest.raises(FloatingPointError, match="step 1.*step-0"):
+    with pytest.raises(FloatingPointError, match=r"step 1.*step-0"):
         trainer.train_step()
     assert_same_bits(weights(tmp_path / "run"), good)
 
@@ -145,7 +145,9 @@ def test_batches_are_pieces_of_the_text_and_targets_are_one_further():
     tokens, targets = data.draw_batch(ids, 5, 8, np.random.default_rng(0))
     np.testing.assert_array_equal(targets, tokens + 1)
     np.testing.assert_array_equal(np.diff(tokens, axis=1), 1)
-    last = {int(data.draw_batch(ids[:10], 1, 8, np.random.default_rng(i))[1][0, -1]) for i in range(20)}
+    last = {
+        int(data.draw_batch(ids[:10], 1, 8, np.random.default_rng(i))[1][0, -1]) for i in range(20)
+    }
     assert last == {8, 9}  # every place is drawn, the last one too
 
 

@@ -32,7 +32,7 @@ def test_jacobian_vjp_and_jvp_agree(seed):
     w, x, v, u = matrices(seed, (4, 3), (3,), (3,), (4,))
     f = lambda x: tg.tanh(w @ x)
     j = (1 - np.tanh(w.data @ x.data) ** 2)[:, None] * w.data
-    y, pull = tg.vjp(f, x)
+    _, pull = tg.vjp(f, x)
     np.testing.assert_allclose(tg.jacobian(f)(x).data, j, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(pull(u)[0].data, u.data @ j, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(tg.jvp(f, [x], [v])[1].data, j @ v.data, rtol=1e-12, atol=1e-14)

@@ -9,7 +9,7 @@ _here = Path(__file__).parent
 if not (_here / "kernels").exists() and (_here.parent / "kernels").exists():
     __path__.append(str(_here.parent))  # an uninstalled checkout: kernels/ lies beside this folder
 
-# ruff: noqa: E402, F403, I001
+# ruff: noqa: E402, I001
 from . import functional, io, linalg, nn, ops, optim
 from .ops import *
 from .arrays import *  # after ops: with numpy's signatures, tg.sum(x, 0)

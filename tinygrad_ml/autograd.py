@@ -455,7 +455,7 @@ def op(forward=None, *, view=False, half="widen"):
 
 
 def _pull_back(seeds, create_graph, *, until=0, wanted=(), release=False, leaf_hooks=False):
-    """Reverse mode: visit nodes youngest first, so that a cotangent is complete when its turn comes.
+    """Reverse mode: visit nodes youngest first: a cotangent is complete when its turn comes.
 
     seeds   pairs (value, cotangent)
     until   nodes born at this number or before are not opened
@@ -591,9 +591,7 @@ def _match(g, shape, dtype, name):
     if g.shape != shape:
         extra = len(g.shape) - len(shape)
         stretched = [i for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1]
-        if extra < 0 or any(
-            n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)
-        ):
+        if extra < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
             raise ValueError(
                 f"vjp of {name}: returned shape {tuple(g.shape)} for an argument of shape {shape}"
             )

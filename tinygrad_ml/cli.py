@@ -9,7 +9,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-COMMANDS = {}
+COMMANDS: dict = {}
 
 
 def command(describe):
@@ -23,7 +23,7 @@ def command(describe):
 
 
 def main(argv=None):
-    """Run a command; errors that a user can mend are printed as one message, without a traceback."""
+    """Run a command; an error that a user can mend is printed as one message, no traceback."""
     parser = argparse.ArgumentParser(prog="tinygrad-ml", description="LLaMA on numpy or cupy.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (describe, prepare) in COMMANDS.items():
@@ -44,7 +44,7 @@ def main(argv=None):
 
 
 def _keep_freed_memory():
-    """Ask glibc to keep freed memory: handing every large array's pages back costs a fifth of a step.
+    """Ask glibc to keep freed memory: giving it back and fetching it costs a third of a step.
 
     Only for a process that is ours: the library itself leaves malloc alone.
     """
@@ -125,7 +125,9 @@ def _run_folder(out, resume, force):
     elif run.exists() and not run.is_dir():
         raise ValueError(f"out: {run} is a file")
     elif run.is_dir() and any(run.iterdir()) and not force:
-        raise ValueError(f"out: {run} is not empty; --resume goes on with it, --force writes over it")
+        raise ValueError(
+            f"out: {run} is not empty; --resume goes on with it, --force writes over it"
+        )
     return run
 
 
@@ -163,7 +165,7 @@ def _generate(model, prompt, max_new_tokens, seed, device, **rules):
 
     tokenizer = load_tokenizer(model)
     model = Llama.from_pretrained(model, device=device)
-    ids = tokenizer.encode(prompt) or [*([tokenizer.bos] if tokenizer.bos else tokenizer.eos[:1])]
+    ids = tokenizer.encode(prompt) or _beginning(tokenizer)
     decoder = StreamDecoder(tokenizer)
     print(prompt, end="", flush=True)
     model.generate(
@@ -172,9 +174,15 @@ def _generate(model, prompt, max_new_tokens, seed, device, **rules):
         tokenizer=tokenizer,
         rng=np.random.default_rng(seed),
         stream=lambda token: print(decoder.push(token), end="", flush=True),
+        window=model.config.max_length,
         **rules,
     )
     print(decoder.finish())
+
+
+def _beginning(tokenizer):
+    """What stands before a text that has no prompt: ids, at least one."""
+    return [tokenizer.bos] if tokenizer.bos is not None else list(tokenizer.eos[:1]) or [0]
 
 
 # --------------------------------------------------------------------------------- gradcheck

@@ -5,7 +5,7 @@ import numpy as np
 try:
     import ml_dtypes
 except ImportError:  # the engine itself needs numpy alone
-    ml_dtypes = None
+    ml_dtypes = None  # type: ignore[assignment]
 
 bool_ = np.dtype("bool")
 int8, int16, int32, int64 = (np.dtype(n) for n in ("int8", "int16", "int32", "int64"))
@@ -13,7 +13,7 @@ uint8, uint16, uint32, uint64 = (np.dtype(n) for n in ("uint8", "uint16", "uint3
 float16, float32, float64 = (np.dtype(n) for n in ("float16", "float32", "float64"))
 bfloat16 = np.dtype(ml_dtypes.bfloat16) if ml_dtypes else None
 
-HALF = frozenset({float16, bfloat16} - {None})
+HALF = frozenset(d for d in (float16, bfloat16) if d is not None)
 FLOAT = HALF | {float32, float64}
 INTEGER = frozenset({int8, int16, int32, int64, uint8, uint16, uint32, uint64})
 SUPPORTED = FLOAT | INTEGER | {bool_}

@@ -1,4 +1,4 @@
-"""Fused kernels: one pass over the bytes where the definition takes many; the definition is the meaning.
+"""Fused kernels: one pass over the bytes where the definition, which is the meaning, takes many.
 
 `@fused(kernels.rms_norm)` decorates a readable composition of Tensors. Where the kernel supports
 the arrays it computes value and first derivative; everywhere else, and for every derivative of
@@ -36,9 +36,7 @@ class FusedNode(Node):
             return replay(self.definition, arguments, self.options, g, self.birth, True)
         xp = namespace(arguments)
         g = tuple(map(xp.asarray, g)) if isinstance(g, tuple) else xp.asarray(g)  # no scalars
-        found = self.kernel.backward(
-            xp, self.needs, g, self.residuals, *arguments, **self.options
-        )
+        found = self.kernel.backward(xp, self.needs, g, self.residuals, *arguments, **self.options)
         wanted = [gx for gx, needed in zip(found, self.needs, strict=True) if needed]
         return [
             (vertex, _match(gx, shape, dtype, self.name))
@@ -101,7 +99,9 @@ def _positional(definition, args, options):
 
 def _record(kernel, definition, args, options, needs, y, residuals, kind):
     saved = [(a, _version(a)) for a in args]
-    targets = [(a.vertex, a.data.shape, a.data.dtype) for a, n in zip(args, needs, strict=True) if n]
+    targets = [
+        (a.vertex, a.data.shape, a.data.dtype) for a, n in zip(args, needs, strict=True) if n
+    ]
     outputs = [(part.shape, part.dtype) for part in y] if isinstance(y, tuple) else None
     node = FusedNode(definition.__name__, kind, targets, saved, outputs)
     node.kernel, node.definition, node.options = kernel, definition, options

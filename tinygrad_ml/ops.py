@@ -6,7 +6,8 @@ Broadcasting is undone and the dtype restored by the engine, so the vjp of `add`
 Everything that the tape can derive well from these stands in functional.py.
 """
 
-# fmt: off  (the rules are aligned by hand, as the tables they are)
+# The rules are aligned by hand, as the tables that they are.
+# fmt: off
 import math
 
 from .autograd import Op, op
@@ -54,8 +55,13 @@ neg.vjp(x=lambda g: -g)
 def pow(xp, a, b):
     """a^b; the derivative to a is 0 where b = 0, and to b is 0 where a = 0 <= b."""
     return xp.power(a, b)
-pow.vjp(a=lambda g, a, b: g * (b * pow(a, b - (b != 0))),
+pow.vjp(a=lambda g, a, b: g * (b * pow(a, b - _lowers(a, b))),
         b=lambda g, y, a, b: g * y * log(where((a == 0) & (b >= 0), 1, a)))
+
+
+def _lowers(a, b):
+    """1 where the exponent is lowered; not at 0^0, where b a^(b-1) would be 0 * inf."""
+    return (a != 0) | (b != 0) if hasattr(b, "shape") else b != 0
 
 
 @op
@@ -318,7 +324,8 @@ silu.vjp(x=_silu_vjp)
 @op
 def erf(xp, x):
     """(2 / sqrt(pi)) * integral of e^(-t^2) from 0 to x"""
-    return xp.where(xp.abs(x) < 0.5, _erf_small(xp, x), xp.sign(x) * (1 - _erfc_large(xp, xp.abs(x))))
+    large = xp.sign(x) * (1 - _erfc_large(xp, xp.abs(x)))
+    return xp.where(xp.abs(x) < 0.5, _erf_small(xp, x), large)
 erf.vjp(x=lambda g, x: g * (2 / math.sqrt(math.pi) * exp(-x * x)))
 
 
@@ -594,7 +601,15 @@ def overlap_add(xp, x, *, length, stride=1, axis=-1):
         y[..., k : k + (count - 1) * stride + 1 : stride] += x[..., k]
     return xp.moveaxis(y, -1, axis)
 overlap_add.vjp(x=lambda g, x_shape, stride, axis: windows(
-    g, size=x_shape[-1], stride=stride, axis=axis))
+    _covered(g, x_shape, stride, axis), size=x_shape[-1], stride=stride, axis=axis))
+
+
+def _covered(g, shape, stride, axis):
+    """The part of g on which windows lie; entries beyond the last one got nothing."""
+    count, size = shape[axis if axis >= 0 else axis - 1], shape[-1]
+    index = [slice(None)] * len(g.shape)
+    index[axis] = slice((count - 1) * stride + size)
+    return g[tuple(index)]
 
 
 # --- picking and placing
@@ -704,4 +719,4 @@ def to_device(xp, x, *, device, source=None):
     return _to_device(x, device)
 to_device.vjp(x=lambda g, source: to_device(g, device=source))
 
-__all__ = sorted(name for name, value in globals().items() if isinstance(value, Op))  # noqa: PLE0605
+__all__ = sorted(name for name, value in globals().items() if isinstance(value, Op))

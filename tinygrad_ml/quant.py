@@ -21,10 +21,10 @@ from .backend import namespace
 
 
 class Format(NamedTuple):
-    """A block format: `count` numbers in `size` bytes."""
+    """A block format: `length` numbers in `size` bytes."""
 
     name: str
-    count: int
+    length: int
     size: int
 
 
@@ -49,7 +49,7 @@ class Blocks:
                 f"multiple of {form.size} bytes for {form.name}"
             )
         self.data, self.format = data, format
-        self.shape = (*data.shape[:-1], data.shape[-1] // form.size * form.count)
+        self.shape = (*data.shape[:-1], data.shape[-1] // form.size * form.length)
 
     def dense(self, dtype="float32"):
         """The numbers themselves      -> array of self.shape"""
@@ -73,7 +73,7 @@ def dequantize(blocks, format, dtype="float32"):
         )
     rows = blocks.shape[:-1]
     numbers = _DECODE[form.name](xp, xp.ascontiguousarray(blocks).reshape(-1, form.size))
-    return numbers.reshape(*rows, blocks.shape[-1] // form.size * form.count).astype(
+    return numbers.reshape(*rows, blocks.shape[-1] // form.size * form.length).astype(
         dtype, copy=False
     )
 

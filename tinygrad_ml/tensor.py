@@ -1,4 +1,4 @@
-"""Tensor: numpy's names on a differentiable value. No logic here: each method names its function."""
+"""Tensor: numpy's names on a differentiable value. No logic: each method names its function."""
 
 import numpy as np
 
@@ -50,8 +50,10 @@ class Tensor(Value):
     __int__ = lambda self: int(self.item())
     __float__ = lambda self: float(self.item())
     __index__ = lambda self: self.data.__index__()
-    __format__ = lambda self, spec: format(self.item(), spec) if spec else repr(self)
     __hash__ = object.__hash__
+
+    def __format__(self, spec):
+        return format(self.item(), spec) if spec else repr(self)
 
     def item(self):
         """The one number in it, as a Python number; ValueError if there is not just one."""
@@ -111,8 +113,12 @@ class Tensor(Value):
 
     # --- comparison: plain boolean arrays, off the tape
 
-    __eq__ = lambda self, other: self.data == array_of(other)
-    __ne__ = lambda self, other: self.data != array_of(other)
+    def __eq__(self, other):
+        return self.data == array_of(other)
+
+    def __ne__(self, other):
+        return self.data != array_of(other)
+
     __lt__ = lambda self, other: self.data < array_of(other)
     __le__ = lambda self, other: self.data <= array_of(other)
     __gt__ = lambda self, other: self.data > array_of(other)
@@ -290,7 +296,9 @@ def tensor(data, dtype=None, device=None, requires_grad=False):
     data = array_of(data)
     if not backend.is_array(data):
         if isinstance(data, list | tuple) and any(isinstance(x, Value) for x in data):
-            raise TypeError("data: got a list of Tensors; join them with tg.stack, which keeps the tape")
+            raise TypeError(
+                "data: got a list of Tensors; join them with tg.stack, which keeps the tape"
+            )
         data = np.asarray(data)
         if data.dtype == np.float64:
             data = data.astype(np.float32)

@@ -111,7 +111,7 @@ def hessian(f, create_graph=False):
 
 
 def hvp(f, xs, vs, create_graph=False):
-    """The Hessian of f times vs, one Tensor for each x, by two backward passes (Pearlmutter 1994)."""
+    """The Hessian of f times vs, one Tensor for each x, by two backward passes (Pearlmutter)."""
     xs = (xs,) if isinstance(xs, Value | np.ndarray) else tuple(xs)
     vs = (vs,) if isinstance(vs, Value | np.ndarray) else tuple(vs)
     inputs, nested = _inputs(xs)

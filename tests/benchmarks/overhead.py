@@ -80,7 +80,7 @@ def main():
     rows = []
 
     print(f"{'no_grad, us':24}{'numpy':>8}{'ours':>8}{'torch':>8}{'ours/torch':>12}")
-    with tg.no_grad(), (torch.no_grad() if torch else tg.no_grad()):
+    with tg.no_grad(), torch.no_grad() if torch else tg.no_grad():
         for name, (f, plain) in FORWARD.items():
             sides = [lambda p=plain: p(x, y), lambda f=f: f(a, b), lambda f=f: f(p, q)]
             rows.append((name, *lower_quartiles(sides, options.repeats, 2000)))

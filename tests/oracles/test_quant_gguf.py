@@ -12,7 +12,7 @@ gguf = pytest.importorskip("gguf")
 def test_every_format_decodes_to_the_same_numbers(name):
     form = FORMATS[name]
     kind = gguf.GGMLQuantizationType[name]
-    assert gguf.GGML_QUANT_SIZES[kind] == (form.count, form.size)
+    assert gguf.GGML_QUANT_SIZES[kind] == (form.length, form.size)
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 256, (5, 4 * form.size), dtype=np.uint8)
     with np.errstate(invalid="ignore"):  # random bytes make NaN scales too

@@ -2,7 +2,8 @@
 
 from .config import LlamaConfig
 from .model import Llama
-from .tokenizer import BPETokenizer, ByteTokenizer, StreamDecoder, load_tokenizer
+from .tokenizer import BPETokenizer, ByteTokenizer, StreamDecoder
+from .vocabularies import load_tokenizer
 
 __all__ = [
     "BPETokenizer",

@@ -118,9 +118,12 @@ class _Buffers:
     @classmethod
     def empty(cls, n_layers, shape, dtype, device):
         dtype, device = dtypes.as_dtype(dtype), backend.check_device(device)
-        place = lambda: [backend.to_device(np.zeros(shape, dtype), device) for _ in range(n_layers)]
+        keys, values = (
+            [backend.to_device(np.zeros(shape, dtype), device) for _ in range(n_layers)]
+            for _ in range(2)
+        )
         tokens = np.full((shape[0], shape[2]), -1)
-        return cls(place(), place(), tokens, np.ones(tokens.shape, bool))
+        return cls(keys, values, tokens, np.ones(tokens.shape, bool))
 
     shape = property(lambda self: self.keys[0].shape)
     nbytes = property(lambda self: sum(x.nbytes for x in (*self.keys, *self.values)))

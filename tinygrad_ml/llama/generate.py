@@ -36,6 +36,7 @@ def generate(
     rng=None,
     stream=None,
     return_logprobs=False,
+    window=None,
 ):
     """The prompts and what follows them: ids (b, t + new), a numpy array.
 
@@ -57,6 +58,8 @@ def generate(
     stream      called with each new token: an int for one prompt, else an array (b,)
     return_logprobs  also (b, new): log-probabilities of the chosen tokens under the model itself
                 (temperature 1, nothing excluded), 0 after a row's end
+    window      never show the model more tokens than this: when they are reached it begins again
+                with the last half of them (not for beams and drafts). None: no limit
     """
     tokens, mask = _prompts(tokens, mask)
     rules = Rules(temperature, top_k, top_p, min_p, repetition_penalty)
@@ -64,7 +67,7 @@ def generate(
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens: got {max_new_tokens}, expected 0 or more")
     ending = _Ending(len(tokens), _end_tokens(model, eos), stop, tokenizer)
-    job = Job(model, tokens, mask, max_new_tokens, rules, ending, cache, rng, stream)
+    job = Job(model, tokens, mask, max_new_tokens, rules, ending, cache, rng, stream, window)
     with no_grad():
         if num_beams > 1:
             _refuse(
@@ -97,6 +100,7 @@ class Job:
     cache: object
     rng: np.random.Generator | None
     stream: object
+    window: int | None
 
     def __post_init__(self):
         if self.cache is None:
@@ -132,6 +136,8 @@ def _one_by_one(job):
     for step in range(job.count):
         if step == 0:
             logits = _read(job.model, job.cache, job.tokens, job.mask)[:, -1]
+        elif job.window is not None and job.cache.length >= job.window:
+            logits = _begin_again(job, chosen)
         else:
             logits = job.model(chosen[-1][:, None], cache=job.cache).numpy()[:, -1]
         picked = job.rules.pick(logits, seen, job.rng)
@@ -144,6 +150,15 @@ def _one_by_one(job):
         if ending.after(picked):
             break
     return _columns(job, chosen, np.int64), _columns(job, logprobs, np.float64)
+
+
+def _begin_again(job, chosen):
+    """Logits (b, v) after the last half window of what there is, with the cache emptied."""
+    new = np.stack(chosen, axis=1)
+    tokens = np.concatenate([job.tokens, new], axis=1)[:, -max(1, job.window // 2) :]
+    mask = np.concatenate([job.mask, np.ones(new.shape, bool)], axis=1)[:, -tokens.shape[1] :]
+    job.cache.truncate(0)
+    return _read(job.model, job.cache, tokens, mask)[:, -1]
 
 
 def _sets(tokens, mask):
@@ -184,7 +199,7 @@ class Rules:
             )
 
     def penalised(self, logits, seen):
-        """(b, v) float64 logits after the repetition penalty; seen: the set of each row's tokens."""
+        """(b, v) float64 logits after the repetition penalty; seen: each row's set of tokens."""
         logits = logits.astype(np.float64)
         if self.repetition_penalty == 1:
             return logits
@@ -348,10 +363,8 @@ def _beam_search(job, prompt, n, length_penalty):
         logits = _read(job.model, cache, texts, np.ones(texts.shape, bool))[:, -1]
         beams, parents = beams.grown(logits, job.rules, set(prompt.tolist()))
         over = np.isin(beams.ids[:, -1], job.ending.eos) | (length == job.count)
-        for i in np.flatnonzero(over[:n]):
-            finished.append(
-                (beams.scores[i] / length**length_penalty, beams.ids[i], beams.steps[i])
-            )
+        worth = beams.scores / length**length_penalty
+        finished += [(worth[i], beams.ids[i], beams.steps[i]) for i in np.flatnonzero(over[:n])]
         finished = sorted(finished, key=lambda one: -one[0])[:n]
         kept = np.flatnonzero(~over)[:n]
         hope = max(
@@ -368,7 +381,7 @@ def _beam_search(job, prompt, n, length_penalty):
 
 
 def _hope(score, length, count, length_penalty):
-    """What an unfinished text can be worth at best: as it is, ended at the next or the last place."""
+    """What an unfinished text can be worth at best: if it ended at the next or the last place."""
     return max(score / n**length_penalty for n in (min(length + 1, count), count))
 
 
@@ -410,7 +423,7 @@ def _speculate(job, draft):
 
 
 def _guess(draft, cache, text, count, rules, rng):
-    """`count` tokens that the draft would choose, and the distributions that they were drawn from."""
+    """`count` tokens that the draft would choose, and the distributions they were drawn from."""
     guesses, q = [], []
     for _ in range(count):
         logits = _read_text(draft, cache, text + guesses, last=1)
@@ -420,7 +433,7 @@ def _guess(draft, cache, text, count, rules, rng):
 
 
 def _judged(guesses, q, p, rng):
-    """The guesses up to the first that is refused, then one token drawn in the model's own right."""
+    """The guesses up to the first that is refused, then one token drawn by the model itself."""
     for i, token in enumerate(guesses):
         if rng.random() * q[i][token] >= p[i][token]:
             rest = np.maximum(p[i] - q[i], 0.0)

@@ -5,34 +5,18 @@ Every tokenizer has
     encode(text) -> list of ids       what is special stays text: a user cannot smuggle in an id
     decode(ids) -> text
     token_bytes(id) -> bytes          of one token; b"" for a special one
+    specials                          {text: id} of the special tokens
     vocab_size  bos  eos              eos: a tuple of ids that end a text
     save(path)
 """
 
 import codecs
 import json
-from pathlib import Path
+from importlib import import_module
 
 from ..io import replacing
 
 END_OF_TEXT = "<|endoftext|>"
-
-
-def load_tokenizer(path):
-    """The tokenizer of a model folder, or of a tokenizer.json."""
-    path = Path(path)
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(f"tokenizer: there is no {file}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"tokenizer: {file} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"tokenizer: {file} holds no JSON object")
-    if content.get("type") == "bytes":
-        return ByteTokenizer()
-    return BPETokenizer(_library().Tokenizer.from_file(str(file)))
 
 
 class ByteTokenizer:
@@ -41,6 +25,9 @@ class ByteTokenizer:
     vocab_size = 257
     bos = None
     eos = (256,)
+
+    def __init__(self):
+        self.specials = {END_OF_TEXT: 256}
 
     def encode(self, text):
         return list(text.encode("utf-8", errors="surrogatepass"))
@@ -67,6 +54,7 @@ class BPETokenizer:
             for token, added in tokenizer.get_added_tokens_decoder().items()
             if added.special
         }
+        self.specials = {name: i for i, name in self._specials.items()}
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.bos = None
         self.eos = tuple(i for i, name in self._specials.items() if name == END_OF_TEXT)
@@ -76,7 +64,7 @@ class BPETokenizer:
         """Learn merges from texts, until there are vocab_size tokens."""
         if vocab_size < 257:
             raise ValueError(f"vocab_size: got {vocab_size}, expected 257 (all bytes) or more")
-        library = _library()
+        library = needed("tokenizers")
         tokenizer = library.Tokenizer(library.models.BPE())
         tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = library.decoders.ByteLevel()
@@ -120,14 +108,14 @@ def _byte_alphabet():
 _BYTE_OF = _byte_alphabet()
 
 
-def _library():
+def needed(name):
+    """The library of that name; ImportError says how to get it."""
     try:
-        import tokenizers
+        return import_module(name)
     except ImportError as error:
         raise ImportError(
-            "a BPE tokenizer needs the tokenizers library: pip install 'tinygrad_ml[text]'"
+            f"this tokenizer needs the {name} library: pip install 'tinygrad_ml[text]'"
         ) from error
-    return tokenizers
 
 
 class StreamDecoder:

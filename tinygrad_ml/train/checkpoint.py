@@ -1,14 +1,12 @@
 """States of a run: all that the next step depends on, so that a run can stop and go on.
 
-    state/step-N/model.safetensors  optimizer.safetensors  state.json
-    state/latest                    "step-N", written last: what it names is whole
+state/step-N/model.safetensors  optimizer.safetensors  state.json
+state/latest                    "step-N", written last: what it names is whole
 """
 
 import json
 import shutil
 from pathlib import Path
-
-import numpy as np
 
 from ..io import FormatError, load, replacing, save
 
@@ -48,13 +46,6 @@ def latest(run):
     """The name of the last whole state, or None."""
     file = Path(run) / "state" / "latest"
     return file.read_text().strip() if file.is_file() else None
-
-
-def restored_generator(state):
-    """A numpy Generator in the state that was saved."""
-    rng = np.random.default_rng()
-    rng.bit_generator.state = state
-    return rng
 
 
 def _write(path, text):

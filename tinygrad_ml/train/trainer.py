@@ -1,9 +1,9 @@
 """Training a LLaMA from scratch into a run folder, which is a model folder with a history.
 
-    config.json  model.safetensors  tokenizer.json     the model: generate and from_pretrained
-    run.toml                                           every setting
-    metrics.jsonl  loss.png                            how it went
-    state/                                             where it stands (checkpoint.py)
+config.json  model.safetensors  tokenizer.json     the model: generate and from_pretrained
+run.toml                                           every setting
+metrics.jsonl  loss.png                            how it went
+state/                                             where it stands (checkpoint.py)
 """
 
 import json
@@ -42,7 +42,7 @@ class Settings:
     tie: bool = _setting(False, "tie the head's weight to the embedding's")
     context: int = _setting(128, "tokens that the model sees at once")
     batch_size: int = _setting(8, "texts in a step")
-    steps: int = _setting(1400, "number of steps")
+    steps: int = _setting(1200, "number of steps")
     lr: float = _setting(2e-3, "highest learning rate")
     lr_floor: float = _setting(0.1, "last learning rate, as a share of the highest")
     warmup: int = _setting(100, "steps until the highest learning rate")
@@ -149,7 +149,7 @@ class Trainer:
     # --- the work
 
     def train(self, bar=None):
-        """All steps that are left. `bar`: a tqdm to keep up to date. Returns the validation loss."""
+        """Make all steps that are left, shown on a tqdm `bar`; returns the validation loss."""
         s = self.settings
         clock = _Clock(s.batch_size * s.context)
         recent = deque(maxlen=20)
@@ -209,7 +209,15 @@ class Trainer:
         else:
             prompt = self.held_out_ids[: min(32, s.context // 2)].tolist()
         rng = np.random.default_rng(s.seed)
-        ids = self.model.generate([prompt], s.sample_tokens, temperature=0.8, top_p=0.95, rng=rng)
+        ids = self.model.generate(
+            [prompt],
+            s.sample_tokens,
+            temperature=0.8,
+            top_p=0.95,
+            rng=rng,
+            eos=(),
+            window=s.context,
+        )
         return self.tokenizer.decode(prompt), self.tokenizer.decode(ids[0, len(prompt) :])
 
     # --- the folder

@@ -176,9 +176,9 @@ def _tensor(file, name, shape, kind):
         raw = file.take(math.prod(shape) * dtype.itemsize, f"{name!r} {shape} {kind}")
         return aligned(raw, dtype).reshape(shape)
     form = FORMATS[kind]
-    if shape[-1] % form.count:
-        file.fail(f"{name!r}: rows of {shape[-1]} numbers are no whole blocks of {form.count}")
-    row = shape[-1] // form.count * form.size
+    if shape[-1] % form.length:
+        file.fail(f"{name!r}: rows of {shape[-1]} numbers are no whole blocks of {form.length}")
+    row = shape[-1] // form.length * form.size
     raw = file.take(math.prod(shape[:-1]) * row, f"{name!r} {shape} {kind}")
     return Blocks(np.asarray(raw).reshape(*shape[:-1], row), kind)
 

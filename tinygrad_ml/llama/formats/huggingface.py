@@ -11,6 +11,7 @@ from pathlib import Path
 from ... import dtypes
 from ...backend import to_host
 from ...io import FormatError, load, replacing, save
+from ...quantized import dense_arrays
 from ..config import LlamaConfig
 
 # our name <-> Hugging Face's; {} is the layer's number
@@ -170,7 +171,9 @@ def _read_json(file):
 
 def write(model, folder, dtype=None):
     """config.json and model.safetensors; in another dtype than the model's, if one is given."""
-    arrays = model.state_dict(copy=False)
+    arrays = model.state_dict(copy=False) | dense_arrays(model)
+    if model.config.tie_embeddings:
+        arrays.pop("head.weight", None)
     foreign = sorted(name for name in arrays if their_name(name) == name)
     replaced = sorted(expected_names(model.config) - arrays.keys())
     if foreign or replaced:
@@ -191,11 +194,12 @@ def expected_names(config):
     """The names of all parameters of a model that nobody has adapted."""
     names = set()
     for ours in NAMES:
-        biased = config.attention_bias if ".attention." in ours else config.mlp_bias
-        has_bias = biased and ".attention" in ours or biased and ".feed_forward." in ours
+        has_bias = (".attention." in ours and config.attention_bias) or (
+            ".feed_forward." in ours and config.mlp_bias
+        )
         for i in range(config.n_layers if "{}" in ours else 1):
             names.add(ours.format(i) + ".weight")
-            if has_bias and "norm" not in ours:
+            if has_bias:
                 names.add(ours.format(i) + ".bias")
     return names - {"head.weight"} if config.tie_embeddings else names
 

@@ -11,6 +11,7 @@ https://github.com/karpathy/llama2.c: export.py, run.c
 """
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 
@@ -46,10 +47,9 @@ def read(path):
         file.fail(f"version {version}, expected 1 or 2")
     sizes, shared = file.numbers("<7i", "the header"), file.number("B", "the head's flag")
     config, _ = _config(file, sizes)
-    tied = bool(shared)
     group = file.number("i", "the group size") if version == 2 else None
     file.take(256 - file.at, "the rest of the header")
-    config = _tied(config, tied)
+    config = replace(config, tie_embeddings=bool(shared))
     if version == 1:
         return config, _read_v1(file, config)
     if group < 1:
@@ -67,12 +67,6 @@ def _config(file, numbers):
     except ValueError as error:
         file.fail(f"the header says {error}")
     return config, tied
-
-
-def _tied(config, tied):
-    from dataclasses import replace
-
-    return replace(config, tie_embeddings=tied)
 
 
 def _matrices(config):

@@ -65,7 +65,9 @@ def read(folder):
         if name == "rope.freqs" or name.endswith("inner_attention.rope.freqs"):
             continue
         ours, array = _joined(files[0], name, [shard[name] for shard in shards], dim)
-        heads = {"wq": n_heads, "wk": n_kv_heads}.get(name.split(".")[-2])
+        heads = {"wq": n_heads, "wk": n_kv_heads}.get(ours.split(".")[-2])
+        if heads is not None and (heads < 1 or array.shape[:1] == () or len(array) % (2 * heads)):
+            raise FormatError(f"{files[0]}: {name!r} is {array.shape}, for {heads} heads")
         arrays[ours] = array if heads is None else half_rotated(array, heads)
     return _config(folder, params, arrays, n_heads, n_kv_heads), arrays
 
@@ -156,7 +158,6 @@ def _place(path, data, info):
 class _Storage(NamedTuple):
     dtype: np.dtype
     key: str
-    count: int
 
 
 class _Tensor(NamedTuple):
@@ -183,17 +184,19 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is no tensor")
 
     def persistent_load(self, entry):
-        kind, storage, key, _, count = entry
+        kind, storage, key, *_ = entry
         if kind != "storage" or storage not in STORAGES:
             raise pickle.UnpicklingError(f"{entry!r:.60} is no storage of a tensor")
-        return _Storage(STORAGES[storage] or dtypes.as_dtype("bfloat16"), str(key), count)
+        return _Storage(STORAGES[storage] or dtypes.as_dtype("bfloat16"), str(key))
 
 
 def _unpickled(path, text):
     try:
         return _Unpickler(BytesIO(text)).load()
     except Exception as error:  # a broken pickle can raise almost anything
-        raise FormatError(f"{path}: data.pkl holds more than tensors, or is broken: {error}") from None
+        raise FormatError(
+            f"{path}: data.pkl holds more than tensors, or is broken: {error}"
+        ) from None
 
 
 def _array(path, data, places, folder, name, tensor):
@@ -201,8 +204,10 @@ def _array(path, data, places, folder, name, tensor):
     storage, offset, shape, strides = tensor
     entry = f"{folder}data/{storage.key}" if isinstance(storage, _Storage) else None
     whole = (offset, *shape, *strides)
-    if entry not in places or len(shape) != len(strides) or not all(
-        type(n) is int and 0 <= n < 2**48 for n in whole
+    if (
+        entry not in places
+        or len(shape) != len(strides)
+        or not all(type(n) is int and 0 <= n < 2**48 for n in whole)
     ):
         raise FormatError(f"{path}: {name!r} has no storage, or an impossible shape {shape}")
     begin, size = places[entry]
