@@ -22,6 +22,14 @@ def pytest_xdist_auto_num_workers(config):
     return None if whole else 0
 
 
+def pytest_configure(config):
+    """Several processes, one thread each: threads that wait for one another waste the cores."""
+    if hasattr(config, "workerinput"):
+        import tinygrad_ml as tg
+
+        tg.set_num_threads(1)
+
+
 def pytest_collection_modifyitems(config, items):
     profile = os.environ.get("TINYGRAD_ML_PROFILE") or config.getoption("--hypothesis-profile")
     thorough = profile == "thorough"

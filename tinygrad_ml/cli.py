@@ -1,4 +1,4 @@
-"""tinygrad-ml: train, generate, gradcheck.
+"""tinygrad-ml: train, generate, chat, pull, eval, gradcheck.
 
 A command is a function that adds its flags to a parser and returns what to run on them.
 """
@@ -144,7 +144,8 @@ def _show_sample(when, trainer):
 @command("continue a text with a trained model")
 def generate(parser):
     add = parser.add_argument
-    add("model", metavar="RUN", help="run folder or model folder")
+    add("model", metavar="MODEL", help="run folder, model folder or file, or a pulled name")
+    add("--tokenizer", help="its file, if it is not in or beside the model")
     add("--prompt", default="", help="the text to go on from")
     add("--max-new-tokens", type=int, default=200, help="how many tokens (default: 200)")
     add("--temperature", type=float, default=0.8, help="0: the likeliest token (default: 0.8)")
@@ -158,12 +159,14 @@ def generate(parser):
     return _generate
 
 
-def _generate(model, prompt, max_new_tokens, seed, device, **rules):
+def _generate(model, tokenizer, prompt, max_new_tokens, seed, device, **rules):
     import numpy as np
 
     from .llama import Llama, StreamDecoder, load_tokenizer
+    from .llama.pull import resolve
 
-    tokenizer = load_tokenizer(model)
+    model = resolve(model)
+    tokenizer = load_tokenizer(tokenizer or model)
     model = Llama.from_pretrained(model, device=device)
     ids = tokenizer.encode(prompt) or _beginning(tokenizer)
     decoder = StreamDecoder(tokenizer)
@@ -183,6 +186,33 @@ def _generate(model, prompt, max_new_tokens, seed, device, **rules):
 def _beginning(tokenizer):
     """What stands before a text that has no prompt: ids, at least one."""
     return [tokenizer.bos] if tokenizer.bos is not None else list(tokenizer.eos[:1]) or [0]
+
+
+# ------------------------------------------------------------------------------ chat, pull, eval
+
+
+@command("talk with a model in the terminal")
+def chat(parser):
+    from .llama import chat
+
+    chat.add_arguments(parser)
+    return chat.run
+
+
+@command("download a small chat model")
+def pull(parser):
+    from .llama import pull
+
+    pull.add_arguments(parser)
+    return pull.run
+
+
+@command("measure a model's perplexity on a text")
+def eval(parser):
+    from .llama import evaluate
+
+    evaluate.add_arguments(parser)
+    return evaluate.run
 
 
 # --------------------------------------------------------------------------------- gradcheck

@@ -297,10 +297,9 @@ def rope(x, cos, sin):
 def rotated(xp, x, cos, sin):
     """(a cos - b sin, b cos + a sin), a and b the halves of x"""
     a, b = _coordinates(x)
-    half = a.shape[-1]
-    y = xp.empty(x.shape, x.dtype)
-    y[..., :half] = a * cos - b * sin
-    y[..., half:] = b * cos + a * sin
+    y = xp.concatenate([-b, a], axis=-1)
+    y *= xp.concatenate([sin, sin], axis=-1)  # whole rows: two passes are cheaper than four halves
+    y += x * xp.concatenate([cos, cos], axis=-1)
     return y
 
 
@@ -330,10 +329,12 @@ def masked_softmax(xp, x, *, mask=None):
 
     A row without any entry (all masked, or all -inf) is all zeros, not NaN.
     """
+    x = xp.array(x)
     if mask is not None:
-        x = xp.where(mask, x, -math.inf)
+        xp.copyto(x, -math.inf, where=~mask)  # `where` with a broadcast mask is slow
     m = x.max(axis=-1, keepdims=True)
-    e = xp.exp(x - xp.where(m == -math.inf, 0, m))
+    x -= xp.where(m == -math.inf, 0, m)
+    e = xp.exp(x, out=x)
     total = e.sum(axis=-1, keepdims=True)
     e /= xp.where(total == 0, 1, total)
     return e

@@ -6,7 +6,8 @@ Every tokenizer has
     decode(ids) -> text
     token_bytes(id) -> bytes          of one token; b"" for a special one
     specials                          {text: id} of the special tokens
-    vocab_size  bos  eos              eos: a tuple of ids that end a text
+    vocab_size  bos  eos              bos: what every text begins with, or None;
+                                      eos: a tuple of ids that end a text
     save(path)
 """
 

@@ -3,7 +3,8 @@
     tokenizer.json      Hugging Face's                   tokenizers
     tokenizer.model     sentencepiece (Llama 1, 2)       sentencepiece
     tokenizer.model     ranks in base64 (Llama 3)        tiktoken
-    .gguf               the file's own vocabulary        sentencepiece ("llama"), tokenizers ("gpt2")
+    .gguf               the file's own: kind "llama"     sentencepiece
+                                        kind "gpt2"      tokenizers
     .bin                llama2.c's pieces and scores     sentencepiece
 
 Which of these a file is, is told by its content.
@@ -81,7 +82,10 @@ def from_json(file):
     except Exception as error:  # the library raises Exception itself
         raise FormatError(f"tokenizer: {file}: {error}") from error
     kind = FallbackTokenizer if (content.get("model") or {}).get("byte_fallback") else BPETokenizer
-    return kind(tokenizer)
+    found = kind(tokenizer)
+    begin = tokenizer.encode("").ids  # what its post-processor puts around every text
+    found.bos = begin[0] if len(begin) == 1 else None
+    return found
 
 
 class FallbackTokenizer(BPETokenizer):
@@ -113,7 +117,7 @@ def _without_first_space(text):
 class SentencePiece:
     """A sentencepiece model (Kudo & Richardson 2018), from the bytes of its protobuf."""
 
-    def __init__(self, model, *, where="model", bos=None, eos=None):
+    def __init__(self, model, *, where="model"):
         library = needed("sentencepiece")
         try:
             self._model = library.SentencePieceProcessor(model_proto=bytes(model))
@@ -121,8 +125,7 @@ class SentencePiece:
         except RuntimeError as error:
             raise FormatError(f"tokenizer: {where}: no sentencepiece model: {error}") from None
         self._proto = bytes(model)
-        bos = self._model.bos_id() if bos is None else bos
-        eos = self._model.eos_id() if eos is None else eos
+        bos, eos = self._model.bos_id(), self._model.eos_id()
         self.bos = bos if bos >= 0 else None
         self.eos = (eos,) if eos >= 0 else ()
         ids = range(self.vocab_size)
@@ -243,17 +246,19 @@ def from_gguf(path):
     kind, tokens = get("model"), get("tokens")
     if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens) or not tokens:
         raise FormatError(f"tokenizer: {path}: has no list of texts in tokenizer.ggml.tokens")
+    pre = get("pre", "default")
     kinds = _column(path, get("token_type"), len(tokens), NORMAL, "token_type")
     ids = {}
     for name in ("bos", "eos", "unknown"):
         ids[name] = get(f"{name}_token_id")
         if ids[name] is not None and not (type(ids[name]) is int and ids[name] < len(tokens)):
             raise FormatError(f"tokenizer: {path}: {name}_token_id is {ids[name]!r}")
+    begins = get("add_bos_token", kind == "llama" or pre in LLAMA3_NAMES)
     if kind == "llama":
         scores = _column(path, get("scores"), len(tokens), 0.0, "scores")
-        return _gguf_pieces(path, tokens, scores, kinds, ids, get("add_space_prefix", True))
+        return _gguf_pieces(path, tokens, scores, kinds, ids, get("add_space_prefix", True), begins)
     if kind == "gpt2":
-        return _gguf_merges(path, tokens, kinds, get("merges"), get("pre", "default"), ids)
+        return _gguf_merges(path, tokens, kinds, get("merges"), pre, ids, begins)
     raise FormatError(
         f"tokenizer: {path}: tokenizer.ggml.model is {kind!r}, expected llama or gpt2"
     )
@@ -267,7 +272,7 @@ def _column(path, numbers, count, default, name):
     return numbers.tolist()
 
 
-def _gguf_pieces(path, tokens, scores, kinds, ids, prefix):
+def _gguf_pieces(path, tokens, scores, kinds, ids, prefix, begins):
     begin, end, unknown = (0 if ids[n] is None else ids[n] for n in ("bos", "eos", "unknown"))
     # the library wants exactly one unknown piece, and bos and eos to be control pieces
     kinds = [NORMAL if k == UNKNOWN else k for k in kinds]
@@ -275,16 +280,20 @@ def _gguf_pieces(path, tokens, scores, kinds, ids, prefix):
     kinds[unknown] = UNKNOWN
     pieces = [(t.encode(), s, k) for t, s, k in zip(tokens, scores, kinds, strict=True)]
     model = sentencepiece_model(pieces, bos=begin, eos=end, unknown=unknown, prefix=bool(prefix))
-    return SentencePiece(model, where=path, bos=ids["bos"], eos=ids["eos"])
+    found = SentencePiece(model, where=path)
+    found.bos = ids["bos"] if begins else None
+    found.eos = () if ids["eos"] is None else (ids["eos"],)
+    return found
 
 
+LLAMA3_NAMES = ("llama-bpe", "llama-v3", "llama3")
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
-def _gguf_merges(path, tokens, kinds, merges, pre, ids):
+def _gguf_merges(path, tokens, kinds, merges, pre, ids, begins):
     library = needed("tokenizers")
     pairs = [tuple(m.split(" ")) for m in merges or [] if isinstance(m, str)]
     if not isinstance(merges, list) or any(len(p) != 2 for p in pairs) or len(pairs) < len(merges):
@@ -294,7 +303,7 @@ def _gguf_merges(path, tokens, kinds, merges, pre, ids):
         cut = level(add_prefix_space=False)
     elif pre == "smollm":
         cut = steps.Sequence([steps.Digits(individual_digits=True), level(add_prefix_space=False)])
-    elif pre in ("llama-bpe", "llama-v3", "llama3"):
+    elif pre in LLAMA3_NAMES:
         pattern = steps.Split(library.Regex(LLAMA3), "isolated")
         cut = steps.Sequence([pattern, level(add_prefix_space=False, use_regex=False)])
     else:
@@ -304,7 +313,7 @@ def _gguf_merges(path, tokens, kinds, merges, pre, ids):
     if len(vocab) < len(tokens):
         raise FormatError(f"tokenizer: {path}: a token comes twice")
     try:
-        model = library.models.BPE(vocab, pairs, ignore_merges=pre.startswith("llama"))
+        model = library.models.BPE(vocab, pairs, ignore_merges=pre in LLAMA3_NAMES)
         tokenizer = library.Tokenizer(model)
     except Exception as error:  # the library raises Exception itself
         raise FormatError(f"tokenizer: {path}: {error}") from None
@@ -314,7 +323,7 @@ def _gguf_merges(path, tokens, kinds, merges, pre, ids):
     plain = [t for t, kind in pairs if kind == USER]
     tokenizer.add_tokens([library.AddedToken(t, normalized=False) for t in plain])
     found = BPETokenizer(tokenizer)
-    found.bos = ids["bos"]
+    found.bos = ids["bos"] if begins else None
     found.eos = () if ids["eos"] is None else (ids["eos"],)
     return found
 
