@@ -168,7 +168,8 @@ def _generate(model, tokenizer, prompt, max_new_tokens, seed, device, **rules):
     model = resolve(model)
     tokenizer = load_tokenizer(tokenizer or model)
     model = Llama.from_pretrained(model, device=device)
-    ids = tokenizer.encode(prompt) or _beginning(tokenizer)
+    begin = [] if tokenizer.bos is None else [tokenizer.bos]
+    ids = begin + tokenizer.encode(prompt) or _beginning(tokenizer)
     decoder = StreamDecoder(tokenizer)
     print(prompt, end="", flush=True)
     model.generate(
@@ -184,8 +185,8 @@ def _generate(model, tokenizer, prompt, max_new_tokens, seed, device, **rules):
 
 
 def _beginning(tokenizer):
-    """What stands before a text that has no prompt: ids, at least one."""
-    return [tokenizer.bos] if tokenizer.bos is not None else list(tokenizer.eos[:1]) or [0]
+    """What stands before a text that has no prompt and begins with nothing: an id."""
+    return list(tokenizer.eos[:1]) or [0]
 
 
 # ------------------------------------------------------------------------------ chat, pull, eval

@@ -1,0 +1,113 @@
+"""What is known of linear algebra. Complex step goes through numpy's complex solvers."""
+
+# fmt: off  (tables, aligned by hand)
+import numpy as np
+import scipy.linalg
+
+from .. import linalg
+from .registry import Subgradient, declare
+from .specs_arrays import options, shaped
+from .strategies import Domain
+
+SMALL = Domain(-1, 1)
+PLAIN = {"domain": SMALL, "flavours": ("plain",)}
+LOOSE = 10_000  # condition numbers up to some hundreds, squared by the rules
+
+
+def square(*more, shapes=((3, 3), (2, 2, 2), (1, 1))):
+    """Well-conditioned square matrices, and arrays that go with them."""
+
+    def inputs(draw):
+        a = draw.array(draw.pick(shapes), SMALL, flavours=("plain",))
+        return (a + 2 * np.eye(a.shape[-1]), *(draw.array(s(a.shape), SMALL) for s in more))
+
+    return inputs
+
+
+def symmetric(draw):
+    """Positive definite, with eigenvalues well apart."""
+    a = draw.array(draw.pick([(3, 3), (2, 2, 2), (1, 1)]), SMALL, flavours=("plain",))
+    n = a.shape[-1]
+    return ((a + a.swapaxes(-1, -2)) / 4 + np.diag(2.0 + 1.5 * np.arange(n)),)
+
+
+def tall(*shapes):
+    """Matrices of full rank with singular values apart."""
+
+    def inputs(draw):
+        a = draw.array(draw.pick(shapes), SMALL, flavours=("plain",)) / 4
+        return (a + np.eye(*a.shape[-2:]) * (1.0 + np.arange(a.shape[-1])),)
+
+    return inputs
+
+
+def _sym(a):
+    return (a + a.swapaxes(-1, -2)) / 2
+
+
+def _even(f):
+    """Unchanged when eigenvectors change their sign: the vectors squared."""
+    return lambda a, **o: tuple(p * p if p.ndim == a.ndim else p for p in f(a, **o))
+
+
+declare(linalg.inv, square(), np.linalg.inv, analytic=True, rounding=LOOSE)
+declare(
+    linalg.solve, square(lambda s: (*s[:-1], 2)), np.linalg.solve, analytic=True, rounding=LOOSE
+)
+declare(lambda a, b: linalg.solve(a, b), square(lambda s: s[-1:], shapes=((3, 3),)), np.linalg.solve,
+        name="linalg.solve (vector)", analytic=True, rounding=LOOSE)
+declare(linalg.pinv, tall((3, 2), (2, 3), (2, 3, 2)), np.linalg.pinv, rounding=LOOSE)
+declare(lambda a, b: linalg.lstsq(a, b)[0], lambda draw: (*tall((4, 2))(draw),
+        draw.array((4,), SMALL)), lambda a, b: np.linalg.pinv(a) @ b,
+        name="linalg.lstsq", rounding=LOOSE)
+declare(linalg.det, square(), np.linalg.det, analytic=True, rounding=LOOSE, subgradients=(
+    Subgradient("det of a singular matrix", ([[1.0, 0.0], [0.0, 0.0]],), ([[0.0, 0.0], [0.0, 1.0]],),
+                says="the cofactors, as anywhere"),))
+declare(linalg.cofactors, square(), lambda a: np.linalg.det(a)[..., None, None]
+        * np.linalg.inv(a).swapaxes(-1, -2), analytic=True, rounding=LOOSE)
+declare(linalg.cofactors_jvp, square(lambda s: s, shapes=((3, 3), (2, 2))), rounding=LOOSE)
+declare(lambda a: linalg.slogdet(a)[1], square(), lambda a: np.log(np.linalg.det(a)),
+        name="linalg.slogdet", analytic=True, rounding=LOOSE)
+
+
+def of_symmetric(f):
+    """f of (A + A^T) / 2, whose gradient its rule is: f itself reads one triangle."""
+    return lambda a, **options: f(_sym(a), **options)
+
+
+declare(of_symmetric(linalg.cholesky), options(symmetric, {}, {"upper": True}),
+        lambda a, *, upper=False: np.linalg.cholesky(_sym(a), upper=upper),
+        name="linalg.cholesky", rounding=LOOSE)
+declare(_even(of_symmetric(linalg.eigh)), symmetric, _even(lambda a: np.linalg.eigh(_sym(a))), name="linalg.eigh",
+        rounding=LOOSE)
+declare(of_symmetric(linalg.eigvalsh), symmetric, of_symmetric(np.linalg.eigvalsh),
+        name="linalg.eigvalsh", rounding=LOOSE)
+for name in ("svd", "thin_svd"):
+    declare(_even(getattr(linalg, name)), tall((3, 3), (2, 3, 2), (2, 3)),
+            _even(lambda a: np.linalg.svd(a, full_matrices=False)), name=f"linalg.{name}",
+            rounding=LOOSE)
+declare(linalg.svdvals, tall((3, 3), (3, 2), (2, 3)), np.linalg.svdvals, rounding=LOOSE)
+declare(linalg.qr, tall((3, 3), (3, 2), (2, 3)), lambda a: tuple(np.linalg.qr(a)), rounding=LOOSE)
+declare(linalg.thin_qr, tall((3, 3), (3, 2)), lambda a: tuple(np.linalg.qr(a)), rounding=LOOSE)
+declare(linalg.euclidean_norm, options(shaped((2, 3), domain=Domain(-3, 3, (), (1e-200, 1e200)),
+        flavours=("plain", "scaled")), {}, {"axis": 1}, {"axis": (0, 1), "keepdims": True}),
+        lambda x, *, axis=None, keepdims=False: np.sqrt((x * x).sum(axis=axis, keepdims=keepdims))
+        if 1e-100 < abs(x).max() < 1e100 else 1e200 * np.sqrt(((x / 1e200) ** 2).sum(
+            axis=axis, keepdims=keepdims)) if abs(x).max() > 1 else 1e-200 * np.sqrt(
+            ((x * 1e200) ** 2).sum(axis=axis, keepdims=keepdims)), subgradients=(
+    Subgradient("norm of 0", ([0.0, 0.0],), ([0.0, 0.0],), says="0"),))
+declare(linalg.p_norm, options(shaped((2, 3), **PLAIN), {"p": 3}, {"p": 1.5, "axis": 1}),
+        lambda x, *, p, axis=None: (abs(x) ** p).sum(axis=axis) ** (1 / p))
+declare(linalg.norm, options(shaped((2, 3), **PLAIN), {}, {"axis": 0}, {"ord": 1, "axis": 1},
+        {"ord": np.inf, "axis": 0}, {"ord": "nuc"}, {"ord": 2}), np.linalg.norm, rounding=LOOSE)
+declare(linalg.vector_norm, options(shaped((2, 3), **PLAIN), {}, {"axis": 1}, {"ord": 3}, {"ord": 1}),
+        np.linalg.vector_norm)
+declare(linalg.matrix_norm, options(shaped((2, 3), **PLAIN), {}, {"ord": "nuc"}, {"ord": 1}, {"ord": 2}),
+        np.linalg.matrix_norm, rounding=LOOSE)
+declare(linalg.cond, options(tall((3, 3)), {}, {"p": "fro"}), np.linalg.cond, rounding=LOOSE)
+declare(linalg.matrix_power, lambda draw: (*square()(draw), draw.pick([2, 0, 1, 5, -2])),
+        np.linalg.matrix_power, analytic=True, rounding=LOOSE)
+declare(lambda *xs: linalg.multi_dot(xs), shaped((2, 3), (3, 1), (1, 4), domain=SMALL),
+        lambda *xs: np.linalg.multi_dot(xs), name="linalg.multi_dot", analytic=True)
+declare(linalg.cross, shaped((2, 3), (2, 3), domain=SMALL), np.linalg.cross, analytic=True)
+declare(linalg.expm, square(shapes=((3, 3), (2, 2, 2))), scipy.linalg.expm, rounding=LOOSE)
