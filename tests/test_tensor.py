@@ -165,6 +165,16 @@ def test_repr_tells_dtype_device_and_tape():
     assert repr(x * 2).endswith("made_by=mul)") and "grad" not in repr(x.detach())
 
 
+def test_options_by_name_or_by_position():
+    x = tg.tensor([[1.0, 2.0], [3.0, 5.0]])
+    assert (tg.softmax(x, 0).data == tg.softmax(x, axis=0).data).all()
+    assert tg.sum(x, 0).tolist() == [4.0, 7.0] and tg.ops.sum(x, 1, True).shape == (2, 1)
+    with pytest.raises(TypeError, match="softmax"):
+        tg.softmax(x, 0, 1)
+    with pytest.raises(TypeError, match="softmax"):
+        tg.softmax(x, 0, axis=1)
+
+
 # --- errors
 
 

@@ -369,6 +369,9 @@ class Op:
             else:
                 y = self.forward(xp, arrays[0])
         except (TypeError, ValueError, IndexError) as error:
+            named = self._named_options(args)
+            if named and named.keys().isdisjoint(options):
+                return self(*args[: -len(named)], **named, **options)
             namespace(arrays)  # if they are on different devices, that is the better message
             raise self._explained(error, arrays) from error
         if type(y) is not ndarray:  # numpy's reductions give scalars, its qr a named tuple
@@ -385,6 +388,11 @@ class Op:
         if self.view and (y.base is not None or y is arrays[0]):  # the same bytes, one version
             out.version = args[0].version
         return out
+
+    def _named_options(self, args):
+        """What stands after the last array, by the options' names: softmax(x, -1)."""
+        rest = () if self.variadic else args[len(self.arguments) :]
+        return dict(zip(self.options, rest, strict=False)) if len(rest) <= len(self.options) else {}
 
     def _forward_in_float32(self, xp, arrays, options):
         """forward of half types: arguments widened before it, the result narrowed after it."""

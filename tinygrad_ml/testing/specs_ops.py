@@ -141,7 +141,7 @@ declare(
     ops.clip,
     lambda draw: (
         (draw.array(draw.shape(), REAL),),
-        draw.pick([{"min": -1.0, "max": 1.0}, {"min": 0.0}, {"max": 0.5}, {"min": 1, "max": 1}]),
+        draw.pick([{"min": -1.0, "max": 1.0}, {"min": 0.0}, {"max": 0.5}, {"min": 0, "max": 1}]),
     ),
     lambda x, *, min=None, max=None: np.clip(x, min, max),
     kinks=_clip_kinks,
