@@ -39,7 +39,7 @@ def rms_norm(draw, normal):
 
 def swiglu(draw, normal):
     shape = draw(st.sampled_from([(), (1,), (5, 7), (3, 1, 4), (70, 130)]))
-    return [3 * normal(*shape), normal(*shape)], {}
+    return [np.asarray(3 * normal(*shape)), np.asarray(normal(*shape))], {}
 
 
 def rope(draw, normal):

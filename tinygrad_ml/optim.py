@@ -15,8 +15,9 @@ import math
 
 import numpy as np
 
-from . import dtypes
+from . import dtypes, kernels
 from .backend import namespace, to_device, to_host
+from .fused import accelerated
 from .tensor import Tensor
 
 # --------------------------------------------------------------------------------- optimisers
@@ -246,17 +247,24 @@ class Adam(Optimizer):
             g = g + decay * w
         self.descend(xp, w, g, slots, group, lr, steps)
 
-    def descend(self, xp, w, g, slots, group, lr, steps):
-        m, v = slots
-        b1, b2 = group["betas"]
-        m *= b1
-        m += (1 - b1) * g
-        v *= b2
-        v += (1 - b2) * (g * g)
-        spread = xp.sqrt(v)
-        spread *= (1 - b2**steps) ** -0.5
-        spread += group["eps"]
-        w -= lr / (1 - b1**steps) * m / spread
+    def descend(self, xp, w, g, slots, group, lr, steps, decay=0.0):
+        adamw(w, g, *slots, lr=lr, betas=group["betas"], eps=group["eps"], decay=decay, steps=steps)
+
+
+@accelerated(kernels.adamw)
+def adamw(w, g, m, v, *, lr, betas, eps, decay, steps):
+    """One step of AdamW on arrays, in place (of Adam with decay 0)."""
+    b1, b2 = betas
+    if decay:
+        w *= 1 - lr * decay
+    m *= b1
+    m += (1 - b1) * g
+    v *= b2
+    v += (1 - b2) * (g * g)
+    spread = v**0.5
+    spread *= (1 - b2**steps) ** -0.5
+    spread += eps
+    w -= lr / (1 - b1**steps) * m / spread
 
 
 class AdamW(Adam):
@@ -272,9 +280,7 @@ class AdamW(Adam):
         super().__init__(parameters, lr, betas, eps, weight_decay, **shared)
 
     def update(self, xp, w, g, slots, group, lr, decay, steps):
-        if decay:
-            w *= 1 - lr * decay
-        self.descend(xp, w, g, slots, group, lr, steps)
+        self.descend(xp, w, g, slots, group, lr, steps, decay)
 
 
 PIECE = 65536  # entries: a piece's temporaries stay in the cache, which beats whole arrays by half

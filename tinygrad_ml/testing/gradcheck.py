@@ -397,7 +397,7 @@ class Check:
         wrong |= ~finite & ~((y == expected) | (np.isnan(y) & np.isnan(expected)))
         if wrong.any():
             i = int(np.argmax(wrong))
-            self._fail(f"the value, output {i}: got {y[i]!r}, the reference gives {expected[i]!r}")
+            self._fail(f"the value, output {i}: got {float(y[i])!r}, the reference gives {float(expected[i])!r}")
 
     def _judge(self, flat, k, mode, U, got, rows, v, slope, size, rough):
         """Raise unless each number got lies within the oracle's interval, give or take the bar."""
@@ -548,17 +548,17 @@ class Check:
         y = "y" if at.size != 1 else f"y[{at[0]}]"
         if moved.size == 1:
             k_variable, index = flat.where(moved[0])
-            x = flat.x[moved[0]]
+            x = float(flat.x[moved[0]])
             where = f"d {y} / d x{k_variable}{list(index) or ''} at {x!r}"
         else:
             where = f"the derivative of {y} in a random direction over {moved.size} inputs"
         expected = (
-            f"{low / scale!r}" if low == high else f"[{low / scale:.12g}, {high / scale:.12g}]"
+            f"{float(low / scale)!r}" if low == high else f"[{low / scale:.12g}, {high / scale:.12g}]"
         )
         says = [f"  {name:<13}{value}" for name, value in self._oracles(flat, k, u, v, scale)]
         return "\n".join([
             f"{where}, order {k}, mode {mode}",
-            f"  {'got':<13}{got / scale!r}",
+            f"  {'got':<13}{float(got / scale)!r}",
             f"  {'expected':<13}{expected} ± {abs(tolerance / scale):.2g}",
             *says,
         ])  # fmt: skip
@@ -568,14 +568,14 @@ class Check:
         if self.analytic and self.reference is not None and k == 1:
             yield (
                 "complex step",
-                f"{_weighted(u[None], complex_step(flat, flat.x, v).low)[0] / scale!r}",
+                f"{_weighted(u[None], complex_step(flat, flat.x, v).low)[0] / scale:.17g}",
             )
         s = difference(flat, flat.x, v)
         bar = _weighted(np.abs(u)[None], s.bar)[0] / abs(scale)
-        yield "difference", f"{_weighted(u[None], s.low)[0] / scale!r} ± {bar:.2g}"
+        yield "difference", f"{_weighted(u[None], s.low)[0] / scale:.17g} ± {bar:.2g}"
         try:
             _, jv = jvp(lambda *xs: flat.call(flat.f, xs), flat.variables, flat.split(v))
-            yield "tape's jvp", f"{_weighted(u[None], _vector(jv))[0] / scale!r}"
+            yield "tape's jvp", f"{_weighted(u[None], _vector(jv))[0] / scale:.17g}"
         except Exception as error:  # the report of one error must not end in another
             yield "tape's jvp", repr(error)
 
@@ -661,7 +661,7 @@ def _difference(g, h):
     """The first entry in which two arrays differ, in words."""
     differ = ~((g == h) | ((g != g) & (h != h)))
     i = tuple(map(int, np.argwhere(differ)[0])) if differ.any() else ()
-    return f"{g[i]!r} and {h[i]!r} at {list(i)}"
+    return f"{g[i].item()!r} and {h[i].item()!r} at {list(i)}"
 
 
 def _as_code(a):

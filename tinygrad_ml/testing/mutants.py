@@ -132,9 +132,6 @@ def wrong_on_non_contiguous(vjp, names):
 
 @mutation
 def wrong_at_0(vjp, names):
-    if not names or all(n in ("i",) or n.endswith("shape") for n in names):
-        return None
-
     def change(r, g, saved):
         for a in _saved_arrays(saved):
             if a.shape == r.shape and a.dtype.kind == "f" and (a == 0).any():
@@ -152,7 +149,7 @@ def nan_when_large(vjp, names):
                 return r * np.where(np.abs(a) > 700, np.nan, 1.0)
         return r
 
-    return _after(change)(vjp) if names else None
+    return _after(change)(vjp)
 
 
 @mutation
@@ -179,7 +176,10 @@ def rules():
 def mutants(op, argument):
     """(name, wrong vjp) of every mistake that can be made in one rule."""
     vjp, names = op.vjps[argument]
+    saves_numbers = not {"y", *op.arguments}.isdisjoint(names)
     for name, make in MUTATIONS.items():
+        if make in (wrong_at_0, nan_when_large) and not saves_numbers:
+            continue  # they look at the saved numbers
         wrong = make(vjp, names)
         if wrong is not None:
             yield name, wrong
@@ -231,7 +231,40 @@ def survivors(found):
     return [v for v in found if v.seed is None and (v.rule, v.mutation) not in EQUIVALENT]
 
 
-EQUIVALENT: dict = {}
+_UNSHAPED = "what is saved has another shape than the argument, so that nothing is changed"
+_NO_MISTAKE = {
+    ("wrong_at_0", "0 is outside the domain, or there is no derivative there"): (
+        "ops.div.a", "ops.mod.b", "ops.sqrt.x", "ops.rsqrt.x", "ops.cbrt.x", "ops.arctan2.a",
+        "ops.arctan2.b", "ops.log.x", "ops.log2.x", "ops.log10.x", "ops.arccosh.x",
+    ),
+    ("nan_when_large", "what is saved is at most 1, or the domain is bounded"): (
+        "ops.tanh.x", "ops.sigmoid.x", "ops.softmax.x", "functional.masked_softmax.x", "ops.tan.x",
+        "ops.arcsin.x", "ops.arccos.x", "ops.arctanh.x", "ops.arctan2.a", "ops.arctan2.b",
+        "ops.mod.b", "ops.pow.b",
+    ),
+    ("nan_when_large", "beyond 710 the value itself overflows"): ("ops.sinh.x", "ops.cosh.x"),
+    ("nan_when_large", "the condition that is saved holds booleans"): ("ops.where.a", "ops.where.b"),
+    ("nan_when_large", "the cases hold numbers of ordinary size only"): (
+        "ops.matmul.a", "ops.matmul.b", "functional.projected.x", "functional.projected.weight",
+        "functional.rotated.x", "functional.rotated.cos", "functional.rotated.sin", "linalg.inv.a",
+        "linalg.solve.a", "linalg.solve.b", "linalg.pinv.a", "linalg.det.a", "linalg.cofactors.a",
+        "linalg.cofactors_jvp.a", "linalg.cofactors_jvp.h", "linalg.cholesky.a", "linalg.eigh.a",
+        "linalg.eigvalsh.a", "linalg.thin_svd.a", "linalg.svdvals.a", "linalg.thin_qr.a",
+        "linalg.p_norm.x",
+    ),
+    ("wrong_at_0", _UNSHAPED): (
+        "ops.matmul.b", "functional.projected.x", "functional.projected.weight",
+        "functional.rotated.x", "functional.rotated.cos", "functional.rotated.sin",
+        "linalg.pinv.a", "linalg.eigh.a", "linalg.svdvals.a",
+    ),
+    ("wrong_at_0", "no entry of the cases' matrices is exactly 0"): (
+        "linalg.inv.a", "linalg.solve.a", "linalg.solve.b", "linalg.cofactors.a",
+        "linalg.cofactors_jvp.a", "linalg.cofactors_jvp.h", "linalg.eigvalsh.a", "linalg.p_norm.x",
+    ),
+}  # fmt: skip
+EQUIVALENT = {
+    (rule, name): reason for (name, reason), rules_ in _NO_MISTAKE.items() for rule in rules_
+}
 
 
 def main(argv):
