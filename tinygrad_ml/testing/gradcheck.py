@@ -397,7 +397,9 @@ class Check:
         wrong |= ~finite & ~((y == expected) | (np.isnan(y) & np.isnan(expected)))
         if wrong.any():
             i = int(np.argmax(wrong))
-            self._fail(f"the value, output {i}: got {float(y[i])!r}, the reference gives {float(expected[i])!r}")
+            self._fail(
+                f"the value, output {i}: got {float(y[i])!r}, the reference gives {float(expected[i])!r}"
+            )
 
     def _judge(self, flat, k, mode, U, got, rows, v, slope, size, rough):
         """Raise unless each number got lies within the oracle's interval, give or take the bar."""
@@ -553,7 +555,9 @@ class Check:
         else:
             where = f"the derivative of {y} in a random direction over {moved.size} inputs"
         expected = (
-            f"{float(low / scale)!r}" if low == high else f"[{low / scale:.12g}, {high / scale:.12g}]"
+            f"{float(low / scale)!r}"
+            if low == high
+            else f"[{low / scale:.12g}, {high / scale:.12g}]"
         )
         says = [f"  {name:<13}{value}" for name, value in self._oracles(flat, k, u, v, scale)]
         return "\n".join([

@@ -249,17 +249,17 @@ _NO_MISTAKE = {
         "functional.rotated.x", "functional.rotated.cos", "functional.rotated.sin", "linalg.inv.a",
         "linalg.solve.a", "linalg.solve.b", "linalg.pinv.a", "linalg.det.a", "linalg.cofactors.a",
         "linalg.cofactors_jvp.a", "linalg.cofactors_jvp.h", "linalg.cholesky.a", "linalg.eigh.a",
-        "linalg.eigvalsh.a", "linalg.thin_svd.a", "linalg.svdvals.a", "linalg.thin_qr.a",
+        "linalg.eigvalsh.a", "linalg.thin_svd.a", "linalg.svdvals.a", "linalg.thin_qr.a", "linalg.slogdet.a",
         "linalg.p_norm.x",
     ),
     ("wrong_at_0", _UNSHAPED): (
         "ops.matmul.b", "functional.projected.x", "functional.projected.weight",
         "functional.rotated.x", "functional.rotated.cos", "functional.rotated.sin",
-        "linalg.pinv.a", "linalg.eigh.a", "linalg.svdvals.a",
+        "linalg.pinv.a", "linalg.thin_svd.a", "linalg.eigh.a", "linalg.svdvals.a",
     ),
     ("wrong_at_0", "no entry of the cases' matrices is exactly 0"): (
-        "linalg.inv.a", "linalg.solve.a", "linalg.solve.b", "linalg.cofactors.a",
-        "linalg.cofactors_jvp.a", "linalg.cofactors_jvp.h", "linalg.eigvalsh.a", "linalg.p_norm.x",
+        "linalg.inv.a", "linalg.solve.b", "linalg.cofactors.a",
+        "linalg.cofactors_jvp.h", "linalg.eigvalsh.a", "linalg.p_norm.x", "linalg.slogdet.a",
     ),
 }  # fmt: skip
 EQUIVALENT = {

@@ -64,7 +64,8 @@ class Draw:
             if domain.low > 0:
                 values = np.maximum(values, 0.5)
         if flavour == "special" and domain.special:
-            chosen = self.rng.choice(domain.special, shape)
+            few = self.rng.choice(domain.special, 3)  # lest one that overflows be in every array
+            chosen = self.rng.choice(few, shape)
             values = np.where(self.rng.random(shape) < 0.4, chosen, values)
         if flavour == "scaled" and domain.scales:
             values = values * self.pick(domain.scales)
