@@ -364,7 +364,9 @@ class Check:
             np.where(np.isfinite(s.bar), np.maximum(abs(s.low), abs(s.high)), 0) for s in slopes
         ]
         size = np.maximum.reduce([np.abs(y), noise, *known])
-        return np.where(np.isfinite(size), size, 0)
+        size = np.where(np.isfinite(size), size, 0)
+        reach = np.abs(flat.x[np.isfinite(flat.x)]).max(initial=0)
+        return np.where(size == 0, max(size.max(), reach), size)  # 0 may be all that rounding left
 
     def _switches(self, flat, x):
         if callable(self.kinks):
