@@ -198,7 +198,7 @@ def planted(op, argument, wrong):
         op.plans.clear()
 
 
-def trial(spec, op, argument, name, wrong, cases=40):
+def trial(spec, op, argument, name, wrong, cases=60):
     """The Verdict on one mutant: the first case that it does not pass."""
     rule = f"{spec.name}.{argument}"
     with planted(op, argument, wrong), warnings.catch_warnings():
@@ -215,7 +215,7 @@ def trial(spec, op, argument, name, wrong, cases=40):
     return Verdict(rule, name, None)
 
 
-def verdicts(names=(), every=1, cases=40):
+def verdicts(names=(), every=1, cases=60):
     """The Verdicts on the mutants of all rules (or some), on each `every`-th: a sample that still
     covers each rule, and each mutation."""
     for k, (spec, op, argument) in enumerate(rules()):

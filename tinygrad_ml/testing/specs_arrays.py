@@ -112,7 +112,8 @@ declare(arrays.median, reduction(MILD, **APART), np.median)
 # --- shape
 
 _as_numpy("ravel", unary(MILD))
-_as_numpy("reshape", options(shaped((2, 6)), {"shape": (3, -1)}, {"shape": 12}))
+declare(arrays.reshape, options(shaped((2, 6)), {"shape": (3, -1)}, {"shape": 12}),
+        lambda x, shape: x.reshape(shape), analytic=True)  # np.reshape's name for it has changed
 declare(arrays.transpose, options(shaped((2, 3, 4)), {}, {"axes": (1, 0, 2)}, {"axes": (-1, 0, 1)}),
         np.transpose, analytic=True)
 declare(arrays.swapaxes, options(shaped((2, 3, 4)), {"axis1": 0, "axis2": -1}), np.swapaxes,

@@ -26,7 +26,9 @@ class Domain(NamedTuple):
 
 
 ZEROS = (0.0, -0.0, 5e-324, 1e-310)  # both zeros, and two subnormals
-REAL = Domain(-3, 3, (*ZEROS, 1.0, 40.0, -40.0, 100.0, -100.0, 800.0, -800.0), (1e-30, 1e-8, 1e8, 1e30))
+REAL = Domain(
+    -3, 3, (*ZEROS, 1.0, 40.0, -40.0, 100.0, -100.0, 800.0, -800.0), (1e-30, 1e-8, 1e8, 1e30)
+)
 MILD = Domain(-3, 3, (0.0, -0.0, 1.0, -1.0), (1e-8, 1e3))
 POSITIVE = Domain(0.1, 5, (1.0, 1e-30, 1e30), (1e-30, 1e-8, 1e8, 1e30))
 FLAVOURS = ("plain", "plain", "ties", "special", "special", "scaled")
@@ -66,7 +68,7 @@ class Draw:
         if flavour == "special" and domain.special:
             few = self.rng.choice(domain.special, 3)  # lest one that overflows be in every array
             chosen = self.rng.choice(few, shape)
-            values = np.where(self.rng.random(shape) < 0.4, chosen, values)
+            values = np.where(self.rng.random(shape) < 0.6, chosen, values)
         if flavour == "scaled" and domain.scales:
             values = values * self.pick(domain.scales)
         others = LAYOUTS if "ties" in flavours else KEEPING  # a repeated row is a tie
