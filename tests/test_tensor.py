@@ -220,3 +220,53 @@ def test_pickle_and_copy(dtype):
     if x.requires_grad:
         with pytest.raises(TypeError, match="detach"):
             pickle.dumps(x * 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int64", "bool"])
+@pytest.mark.parametrize("traced", [False, True])
+def test_methods_and_operators_are_the_functions(dtype, traced):
+    x = tg.tensor(np.arange(6).reshape(2, 3) % 4, dtype=dtype)
+    y = tg.tensor(np.arange(6).reshape(2, 3) % 3, dtype=dtype)
+    if traced and x.dtype.kind not in "ib":
+        x.requires_grad = True
+    pairs = [
+        (x * y, tg.ops.mul(x, y)),
+        (x + 2, tg.ops.add(x, 2)),
+        (x + 0.5, tg.ops.add(x, 0.5)),
+        (x * y.data, tg.ops.mul(x, y.data)),
+        (x @ y.T, tg.ops.matmul(x, tg.ops.transpose(y))),
+        (x.exp(), tg.ops.exp(x)),
+        (x.sum(), tg.ops.sum(x)),
+        (x.sum(1, True), tg.ops.sum(x, axis=1, keepdims=True)),
+        (x.max(axis=0), tg.ops.max(x, axis=0)),
+        (x[1], tg.ops.getitem(x, index=1)),
+        (x.reshape(-1), tg.ops.reshape(x, shape=-1)),
+    ]
+    for method, function in pairs:
+        assert type(method) is type(function) is tg.Tensor
+        assert method.dtype == function.dtype and method.shape == function.shape
+        assert method.requires_grad == function.requires_grad
+        assert method.data.tobytes() == function.data.tobytes()
+
+
+def test_methods_refuse_what_functions_refuse():
+    x = tg.tensor([[1.0, 2.0]])
+    with pytest.raises(TypeError, match="sum"):
+        x.sum(0, False, 3)
+    with pytest.raises(TypeError, match="sum"):
+        x.sum(0, axis=1)
+    with pytest.raises(ValueError, match=r"add.*\(1, 2\).*\(3,\)"):
+        x + tg.tensor([1.0, 2.0, 3.0])
+    with pytest.raises(IndexError, match="getitem"):
+        x[7]
+
+
+def test_a_view_off_the_tape_still_shares_its_version():
+    weight = tg.tensor([[1.0, 2.0]], requires_grad=True)
+    with tg.no_grad():
+        view = weight.reshape(2)
+    y = tg.tensor([3.0, 4.0], requires_grad=True)
+    product = view * y
+    weight.assign_(np.ones((1, 2)))
+    with pytest.raises(tg.GraphError, match="assign_"):
+        product.sum().backward()

@@ -142,8 +142,11 @@ class Value:
         return self
 
 
-def _value(kind, data, node, new=object.__new__):
-    self = new(kind)
+_new, _asarray = object.__new__, np.asarray
+
+
+def _value(kind, data, node):
+    self = _new(kind)
     self.data = data
     self.node = node
     self.birth = node.birth if node is not None else 0
@@ -168,7 +171,7 @@ class Node:
         self.name, self.kind, self.outputs = name, kind, outputs
         self.targets, self.saved = targets, saved
         self.hooks = None
-        self.where = _user_line() if _anomalies.get() else None
+        self.where = _user_line() if _anomaly_users and _anomalies.get() else None
 
     def pull(self, g, create_graph):
         """Pairs (vertex, cotangent), one for each thing this node read that needs a gradient."""
@@ -233,9 +236,8 @@ class OpNode(Node):
         if self.half:  # a half type's derivative is computed in float32 and narrowed once, below
             g, saved = widen(g), [widen(x) for x in saved]
         pulled = []
-        for (function, which), target in zip(plan.vjps, self.targets, strict=True):
-            gx = function(g, *[saved[k] for k in which])
-            vertex, shape, dtype = target
+        for (function, which), (vertex, shape, dtype) in zip(plan.vjps, self.targets, strict=True):
+            gx = function(g, *map(saved.__getitem__, which))
             if gx.shape != shape or gx.dtype != dtype:
                 gx = _match(gx, shape, dtype, self.name)
             pulled.append((vertex, gx))
@@ -346,16 +348,18 @@ class Op:
         return ("shapes" if self.variadic and k == first else "shape"), k
 
     def __call__(self, *args, **options):
-        arrays, like, needs, half = [], None, False, False
+        arrays, like, half = [], None, False
+        needs, bit = 0, 1  # one bit for each argument: does it need a gradient?
         for a in args:
             if isinstance(a, Value):
                 like = a
                 if a.birth:
-                    needs = True
+                    needs |= bit
                 a = a.data
                 if a.itemsize == 2:
                     half = True
             arrays.append(a)
+            bit <<= 1
         if like is None:  # arrays in, array out: below the tape
             half = any(map(_is_half, arrays))
         xp = np if like is not None and type(like.data) is ndarray else namespace(arrays)
@@ -381,7 +385,7 @@ class Op:
         if _anomaly_users and _anomalies.get():
             _check_finite(self.__name__, y, _user_line())
         recorded = needs and _recording.get()
-        node = self._record(args, options, y, like, half) if recorded else None
+        node = self._record(args, needs, options, y, like, half) if recorded else None
         if type(y) is tuple:
             return node.outputs_as_values(y) if node else tuple(map(like.wrap, y))
         out = _value(type(like), y, node)
@@ -413,12 +417,12 @@ class Op:
         )
         return kind(f"{self.__name__}: {error} (got {got})")
 
-    def _record(self, args, options, y, like, half):
+    def _record(self, args, needs, options, y, like, half):
         """The node of this call, or None if nothing that needs a gradient can get one."""
-        arguments = tuple([i for i, a in enumerate(args) if isinstance(a, Value) and a.birth])
-        plan = self.plans.get(arguments)
+        plan = self.plans.get(needs)
         if plan is None:
-            plan = self.plans[arguments] = Plan(self, arguments)
+            plan = Plan(self, [i for i in range(len(args)) if needs >> i & 1])
+            self.plans[needs] = plan
         if not plan.arguments:
             return None
         saved = []
@@ -448,8 +452,81 @@ class Op:
         node.plan, node.half = plan, half and self.widens
         return node
 
+    def method(self):
+        """This op as a method of Values: the same, by a shorter way while nothing is recorded.
+
+        Whatever the shorter way does not know is handed to the op: a tape, another device, half
+        types, an operand that is no number, an error that wants explaining.
+        """
+        method = _unary(self) if len(self.arguments) == 1 else _binary(self)
+        method.__name__, method.__doc__ = self.__name__, self.__doc__
+        own = list(inspect.signature(self.forward).parameters.values())[1:]
+        positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        method.__signature__ = inspect.Signature([p.replace(kind=positional) for p in own])
+        return method
+
     def __repr__(self):
         return f"<op {self.__name__}{inspect.signature(self.forward)}>"
+
+
+# The shorter ways. What they do is what Op.__call__ does for arrays on the CPU and off the tape,
+# written out: there, each call of a helper would cost a tenth of the whole.
+
+
+def _unary(op):
+    forward, view, options_of = op.forward, op.view, tuple(op.options)
+
+    def method(x, *rest, **options):
+        if rest:  # x.sum(0)
+            named = dict(zip(options_of, rest, strict=False))
+            if len(named) < len(rest) or not named.keys().isdisjoint(options):
+                raise TypeError(f"{op.__name__}: got {rest} by position; options: {options_of}")
+            options |= named
+        data = x.data
+        if type(data) is not ndarray or data.itemsize == 2 or _anomaly_users:
+            return op(x, **options)
+        if x.birth and _recording.get():
+            return op(x, **options)
+        try:
+            y = forward(np, data, **options) if options else forward(np, data)
+        except Exception:
+            return op(x, **options)
+        out = _new(type(x))
+        out.data = y if type(y) is ndarray else _asarray(y)  # a sum of everything is a scalar
+        out.node = out.grad = out.hooks = None
+        out.birth = 0
+        out.version = x.version if view and (y.base is not None or y is data) else None
+        return out
+
+    return method
+
+
+def _binary(op):
+    forward = op.forward
+
+    def method(a, b):
+        x = a.data
+        if type(b) is type(a):
+            y, needs = b.data, a.birth or b.birth
+            usual = type(y) is ndarray and y.itemsize != 2
+        else:
+            y, needs = b, a.birth
+            usual = type(b) is float or type(b) is int
+        if not usual or type(x) is not ndarray or x.itemsize == 2 or _anomaly_users:
+            return op(a, b)
+        if needs and _recording.get():
+            return op(a, b)
+        try:
+            z = forward(np, x, y)
+        except Exception:
+            return op(a, b)
+        out = _new(type(a))
+        out.data = z if type(z) is ndarray else _asarray(z)
+        out.node = out.grad = out.hooks = out.version = None
+        out.birth = 0
+        return out
+
+    return method
 
 
 def op(forward=None, *, view=False, half="widen"):

@@ -5,13 +5,8 @@ import numpy as np
 from . import backend, dtypes, functional, ops
 from .arrays import array_of, index_of
 from .autograd import Value
-from .ops import add as _add
-from .ops import div as _div
-from .ops import matmul as _matmul
-from .ops import mod as _mod
-from .ops import mul as _mul
-from .ops import pow as _pow
-from .ops import sub as _sub
+
+_getitem, _reshape, _transpose = (f.method() for f in (ops.getitem, ops.reshape, ops.transpose))
 
 
 class Tensor(Value):
@@ -29,7 +24,7 @@ class Tensor(Value):
     nbytes = property(lambda self: self.data.nbytes)
     itemsize = property(lambda self: self.data.itemsize)
     device = property(lambda self: backend.device_of(self.data))
-    T = property(lambda self: ops.transpose(self))
+    T = property(ops.transpose.method())
     mT = property(lambda self: functional.swapaxes(self, -1, -2))
 
     def __repr__(self):
@@ -91,25 +86,25 @@ class Tensor(Value):
 
     # --- arithmetic
 
-    __add__ = lambda self, other: _add(self, other)
-    __radd__ = lambda self, other: _add(other, self)
-    __sub__ = lambda self, other: _sub(self, other)
-    __rsub__ = lambda self, other: _sub(other, self)
-    __mul__ = lambda self, other: _mul(self, other)
-    __rmul__ = lambda self, other: _mul(other, self)
-    __truediv__ = lambda self, other: _div(self, other)
-    __rtruediv__ = lambda self, other: _div(other, self)
+    __add__ = ops.add.method()
+    __radd__ = lambda self, other: ops.add(other, self)
+    __sub__ = ops.sub.method()
+    __rsub__ = lambda self, other: ops.sub(other, self)
+    __mul__ = ops.mul.method()
+    __rmul__ = lambda self, other: ops.mul(other, self)
+    __truediv__ = ops.div.method()
+    __rtruediv__ = lambda self, other: ops.div(other, self)
     __floordiv__ = lambda self, other: functional.floor_divide(self, other)
     __rfloordiv__ = lambda self, other: functional.floor_divide(other, self)
-    __mod__ = lambda self, other: _mod(self, other)
-    __rmod__ = lambda self, other: _mod(other, self)
-    __pow__ = lambda self, other: _pow(self, other)
-    __rpow__ = lambda self, other: _pow(other, self)
-    __matmul__ = lambda self, other: _matmul(self, other)
-    __rmatmul__ = lambda self, other: _matmul(other, self)
-    __neg__ = lambda self: ops.neg(self)
+    __mod__ = ops.mod.method()
+    __rmod__ = lambda self, other: ops.mod(other, self)
+    __pow__ = ops.pow.method()
+    __rpow__ = lambda self, other: ops.pow(other, self)
+    __matmul__ = ops.matmul.method()
+    __rmatmul__ = lambda self, other: ops.matmul(other, self)
+    __neg__ = ops.neg.method()
     __pos__ = lambda self: self
-    __abs__ = lambda self: ops.abs(self)
+    __abs__ = ops.abs.method()
 
     # --- comparison: plain boolean arrays, off the tape
 
@@ -151,7 +146,7 @@ class Tensor(Value):
     # --- indexing
 
     def __getitem__(self, index):
-        return ops.getitem(self, index=index_of(index))
+        return _getitem(self, index=index if type(index) is int else index_of(index))
 
     def __setitem__(self, index, value):
         raise TypeError(
@@ -161,29 +156,24 @@ class Tensor(Value):
 
     # --- elementwise, reductions and shapes, under numpy's names
 
-    exp = lambda self: ops.exp(self)
-    log = lambda self: ops.log(self)
-    sqrt = lambda self: ops.sqrt(self)
-    abs = lambda self: ops.abs(self)
-    sin = lambda self: ops.sin(self)
-    cos = lambda self: ops.cos(self)
-    tanh = lambda self: ops.tanh(self)
-    relu = lambda self: ops.relu(self)
-    sigmoid = lambda self: ops.sigmoid(self)
-    softmax = lambda self, axis=-1: ops.softmax(self, axis=axis)
-    log_softmax = lambda self, axis=-1: ops.log_softmax(self, axis=axis)
-    clip = lambda self, min=None, max=None: ops.clip(self, min=min, max=max)
-    round = lambda self, decimals=0: ops.round(self, decimals=decimals)
+    exp = ops.exp.method()
+    log = ops.log.method()
+    sqrt = ops.sqrt.method()
+    abs = ops.abs.method()
+    sin = ops.sin.method()
+    cos = ops.cos.method()
+    tanh = ops.tanh.method()
+    relu = ops.relu.method()
+    sigmoid = ops.sigmoid.method()
+    softmax = ops.softmax.method()
+    log_softmax = ops.log_softmax.method()
+    clip = ops.clip.method()
+    round = ops.round.method()
     square = lambda self: functional.square(self)
-
-    def sum(self, axis=None, keepdims=False):
-        return ops.sum(self, axis=axis, keepdims=keepdims)
-
-    def max(self, axis=None, keepdims=False):
-        return ops.max(self, axis=axis, keepdims=keepdims)
-
-    def min(self, axis=None, keepdims=False):
-        return ops.min(self, axis=axis, keepdims=keepdims)
+    sum = ops.sum.method()
+    max = ops.max.method()
+    min = ops.min.method()
+    logsumexp = ops.logsumexp.method()
 
     def mean(self, axis=None, keepdims=False):
         return functional.mean(self, axis, keepdims)
@@ -203,16 +193,13 @@ class Tensor(Value):
     def cumprod(self, axis=None):
         return functional.cumprod(self, axis)
 
-    def logsumexp(self, axis=None, keepdims=False):
-        return ops.logsumexp(self, axis=axis, keepdims=keepdims)
-
     def reshape(self, *shape):
-        return ops.reshape(self, shape=shape[0] if len(shape) == 1 else shape)
+        return _reshape(self, shape=shape[0] if len(shape) == 1 else shape)
 
     def transpose(self, *axes):
         if len(axes) == 1 and not isinstance(axes[0], int):
             axes = axes[0]
-        return ops.transpose(self, axes=axes or None)
+        return _transpose(self, axes=axes or None)
 
     def swapaxes(self, axis1, axis2):
         return functional.swapaxes(self, axis1, axis2)
