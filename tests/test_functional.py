@@ -509,6 +509,17 @@ def test_quantile_of_nan_is_nan():
     assert np.isnan(F.median(tg.tensor(x)).item())
 
 
+def test_sorting_backwards_keeps_ties_in_order():
+    x = tg.tensor([1.0, 3.0, 1.0, 3.0])
+    assert F.argsort(x, descending=True).tolist() == [1, 3, 0, 2]
+    assert F.sort(x, descending=True).tolist() == [3, 3, 1, 1]
+
+
+def test_a_cosine_of_stretched_vectors_is_one_of_the_whole_vectors():
+    a, b = tg.tensor([[2.0]]), tg.tensor([[1.0, 1.0]])  # (2, 2) and (1, 1) are parallel
+    assert abs(F.cosine_similarity(a, b).item() - 1) < 1e-6
+
+
 def test_nan_to_num_replaces_and_blocks_the_gradient():
     data = np.array([np.nan, np.inf, -np.inf, 1.0], np.float32)
     x = tg.tensor(data, requires_grad=True)
@@ -605,6 +616,11 @@ def test_numpys_universal_functions_take_tensors(name):
         (lambda x: F.conv1d(x[None], x[None], stride=0), ValueError, "stride: got 0"),
         (lambda x: F.max_pool1d(x[None], 4), ValueError, "longer than"),
         (lambda x: F.max_pool1d(x[None], 2, padding=2), ValueError, "more than half"),
+        (lambda x: F.conv1d(x[None], x[None], padding="full"), ValueError, "padding: got 'full'"),
+        (lambda x: F.conv1d(x[None], x[None], padding="same", stride=2), ValueError, "stride 1"),
+        (lambda x: F.cross_entropy(x, [0, 1], weight=x), ValueError, "weight: got shape"),
+        (lambda x: F.pad(x, 1, mode="mirror"), ValueError, "mode: got 'mirror'"),
+        (lambda x: F.quantile(x, 0.5, method="up"), ValueError, "method: got 'up'"),
     ],
 )
 def test_errors_name_the_argument(call, error, says):

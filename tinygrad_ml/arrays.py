@@ -128,10 +128,22 @@ def concatenate(xs, axis=0):
     return ops.concatenate(*xs, axis=axis)
 
 
-def pad(x, widths, value=0):
-    """x with `value` around it; widths: one number, (before, after), or one pair for each axis."""
+def pad(x, widths, value=0, mode="constant"):
+    """x with `value` around it; widths: one number, (before, after), or one pair for each axis.
+
+    mode: "constant", or where the entries come from instead: "reflect", "symmetric", "edge", "wrap"
+    """
     pairs = np.broadcast_to(np.asarray(widths, dtype=int), (x.ndim, 2)).tolist()
-    return ops.pad(x, widths=tuple(map(tuple, pairs)), value=value)
+    if mode == "constant":
+        return ops.pad(x, widths=tuple(map(tuple, pairs)), value=value)
+    if mode not in ("reflect", "symmetric", "edge", "wrap"):
+        raise ValueError(
+            f"mode: got {mode!r}, expected 'constant', 'reflect', 'symmetric', 'edge' or 'wrap'"
+        )
+    for axis, pair in enumerate(pairs):
+        if builtins.any(pair):
+            x = take(x, np.pad(np.arange(x.shape[axis]), pair, mode), axis)
+    return x
 
 
 def clip(x, min=None, max=None):
@@ -334,11 +346,25 @@ def cumprod(x, axis=None):
     return x
 
 
-def diff(x, n=1, axis=-1):
-    """y_i = x_(i+1) - x_i, n times over."""
+def diff(x, n=1, axis=-1, prepend=None, append=None):
+    """y_i = x_(i+1) - x_i, n times over; numbers or arrays may be put before and after x first."""
+    if n and not (prepend is None and append is None):
+        parts = (_end(prepend, x, axis), x, _end(append, x, axis))
+        x = concatenate([part for part in parts if part is not None], axis)
     for _ in range(n):
         x = _along(x, axis, slice(1, None)) - _along(x, axis, slice(None, -1))
     return x
+
+
+def _end(value, x, axis):
+    """What comes before or after x along the axis; a number is one more entry."""
+    if value is None:
+        return None
+    value = _like(value, x)
+    if value.ndim:
+        return value
+    axis = _axis(axis, x.ndim)
+    return ops.broadcast_to(value, shape=(*x.shape[:axis], 1, *x.shape[axis + 1 :]))
 
 
 def ptp(x, axis=None, keepdims=False):
@@ -349,11 +375,12 @@ def ptp(x, axis=None, keepdims=False):
 # ------------------------------------------------------------------------------- order statistics
 
 
-def sort(x, axis=-1):
-    """x in ascending order (stable) along the axis (None: x flattened)."""
+def sort(x, axis=-1, descending=False):
+    """x in ascending (or descending) order, stable, along the axis (None: x flattened)."""
     if axis is None:
         x, axis = ravel(x), 0
-    return ops.take_along_axis(x, indices=argsort(x, axis), axis=_axis(axis, x.ndim))
+    order = argsort(x, axis, descending)
+    return ops.take_along_axis(x, indices=order, axis=_axis(axis, x.ndim))
 
 
 def topk(x, k, axis=-1):
@@ -366,28 +393,40 @@ def topk(x, k, axis=-1):
     return ops.take_along_axis(x, indices=places, axis=axis), places
 
 
-def quantile(x, q, axis=None, keepdims=False):
-    """The value below which the part q of the entries lies, linear between two neighbours.
+def quantile(x, q, axis=None, keepdims=False, method="linear"):
+    """The value below which the part q of the entries lies, in line between its two neighbours.
 
-    q: a number in [0, 1]. As in numpy, a NaN among the entries makes the result NaN.
+    q: numbers in [0, 1]; for an array of them the results lie along first axes of its shape
+    method: "linear", or "lower", "higher", "nearest", "midpoint" of the neighbours
+    As in numpy, a NaN among the entries makes the result NaN.
     """
-    if not 0 <= q <= 1:
-        raise ValueError(f"q: got {q}, expected a number from 0 to 1")
+    parts = np.asarray(array_of(q), dtype=float)
+    if not ((parts >= 0) & (parts <= 1)).all():
+        raise ValueError(f"q: got {q}, expected numbers from 0 to 1")
     axes = _axes(axis, x.ndim)
     rest = tuple(a for a in range(x.ndim) if a not in axes)
     kept, n = tuple(x.shape[a] for a in rest), _count(x.shape, axes)
     if n == 0:
         raise ValueError(f"quantile of no entries: x has shape {x.shape}")
     ordered = sort(ops.reshape(ops.transpose(x, axes=rest + axes), shape=(*kept, n)))
-    place = q * (n - 1)
-    low = math.floor(place)
-    y = ordered[..., low]
-    if place != low:
-        y = lerp(y, ordered[..., low + 1], place - low)
+    found = [_between(ordered, p * (n - 1), method) for p in parts.ravel().tolist()]
     last = ordered[..., -1]  # NaN is sorted to the end
-    y = ops.where(last != last, last, y)
+    y = ops.where(last != last, last, stack(found) if parts.ndim else found[0])
     shape = tuple(1 if a in axes else m for a, m in enumerate(x.shape)) if keepdims else kept
-    return ops.reshape(y, shape=shape)
+    return ops.reshape(y, shape=(*parts.shape, *shape))
+
+
+def _between(ordered, place, method):
+    """The entry at a place (last axis) that may lie between two."""
+    low, high = math.floor(place), math.ceil(place)
+    single = {"lower": low, "higher": high, "nearest": builtins.round(place)}.get(method)
+    if single is None and method not in ("linear", "midpoint"):
+        raise ValueError(
+            f"method: got {method!r}, expected 'linear', 'lower', 'higher', 'nearest', 'midpoint'"
+        )
+    if low == high or single is not None:
+        return ordered[..., low if single is None else single]
+    return lerp(ordered[..., low], ordered[..., high], 0.5 if method == "midpoint" else place - low)
 
 
 def median(x, axis=None, keepdims=False):
@@ -877,9 +916,15 @@ isclose, allclose = _question("isclose"), _question("allclose")
 array_equal = _question("array_equal")
 
 
-def argsort(x, axis=-1):
+def argsort(x, axis=-1, descending=False):
     """The order that sorts x along the axis (stable), as a plain integer array."""
-    return _xp(x).argsort(array_of(x), axis=axis, kind="stable")
+    array, xp = array_of(x), _xp(x)
+    if not descending:
+        return xp.argsort(array, axis=axis, kind="stable")
+    if axis is None:
+        array, axis = array.ravel(), 0
+    backwards = xp.argsort(xp.flip(array, axis), axis=axis, kind="stable")  # keeps ties in order
+    return xp.flip(array.shape[axis] - 1 - backwards, axis)
 
 
 # What numpy's universal functions do to Tensors; those missing here refuse.

@@ -233,7 +233,8 @@ def normalize(x, axis=-1, eps=1e-12):
 
 def cosine_similarity(a, b, axis=-1, eps=1e-8):
     """The cosine of the angle between a and b along the axis; 0 with a zero vector."""
-    a, b = full_precision(a), full_precision(b)
+    shape = _xp(a, b).broadcast_shapes(a.shape, b.shape)  # first: a stretched axis counts in |a|
+    a, b = (ops.broadcast_to(full_precision(x), shape=shape) for x in (a, b))
     return ops.sum(normalize(a, axis, eps) * normalize(b, axis, eps), axis=axis)
 
 
@@ -409,30 +410,44 @@ def _targets(logits, targets, ignore_index):
     return safe, counted
 
 
-def _counted(losses, counted, reduction):
+def _factors(weight, logits, targets):
+    """The class weight of each target, off the tape; None without weights."""
+    if weight is None:
+        return None
+    if weight.shape != logits.shape[-1:]:
+        raise ValueError(f"weight: got shape {weight.shape}, expected {logits.shape[-1:]}")
+    return full_precision(array_of(weight))[targets]
+
+
+def _counted(losses, counted, reduction, factors=None):
     """The reduction of the losses that count. The mean of none of them is 0."""
-    if counted.all():
+    if counted.all() and factors is None:
         return _reduced(losses, reduction)
-    number = int(counted.sum())
-    return _reduced(ops.where(counted, losses, 0), reduction, number or 1)
+    number = counted.sum() if factors is None else (factors * counted).sum()
+    return _reduced(ops.where(counted, losses, 0), reduction, float(number) or 1.0)
 
 
-def cross_entropy(logits, targets, *, ignore_index=-100, reduction="mean", label_smoothing=0.0):
-    """-log softmax(logits)[target]      logits: (..., v)  targets: (...) ints
+def cross_entropy(logits, targets, *, weight=None, ignore_index=-100, reduction="mean",
+                  label_smoothing=0.0):  # fmt: skip
+    """-log softmax(logits)[target]      logits: (..., v)  targets: (...) ints  weight: (v,)
 
+    weight: a factor for the loss of each class; the mean is then divided by the targets' factors
     label_smoothing e: the target distribution is 1 - e at the target and e / v everywhere.
     Rows whose target is ignore_index count neither in the sum nor in the mean; the mean of none
     of them is 0.
     """
     logits = full_precision(logits)
     targets, counted = _targets(logits, targets, ignore_index)
+    factors = _factors(weight, logits, targets)
     losses = ops.nll(logits, targets=targets)
+    losses = losses if factors is None else losses * factors
     if label_smoothing:
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing: got {label_smoothing}, expected 0 to 1")
-        uniform = ops.logsumexp(logits, axis=-1) - mean(logits, -1)
-        losses = losses * (1 - label_smoothing) + uniform * label_smoothing
-    return _counted(losses, counted, reduction)
+        everywhere = ops.logsumexp(logits, axis=-1, keepdims=True) - logits  # -log softmax
+        everywhere = everywhere if weight is None else everywhere * array_of(weight)
+        losses = losses * (1 - label_smoothing) + mean(everywhere, -1) * label_smoothing
+    return _counted(losses, counted, reduction, factors)
 
 
 @fused(kernels.linear_cross_entropy)
@@ -442,12 +457,17 @@ def linear_cross_entropy(x, weight, targets, *, ignore_index=-100, reduction="me
     return cross_entropy(logits, targets, ignore_index=ignore_index, reduction=reduction)
 
 
-def nll_loss(log_probabilities, targets, *, ignore_index=-100, reduction="mean"):
-    """-log_probabilities[target]      log_probabilities: (..., v)  targets: (...) ints"""
+def nll_loss(log_probabilities, targets, *, weight=None, ignore_index=-100, reduction="mean"):
+    """-log_probabilities[target]      log_probabilities: (..., v)  targets: (...) ints
+
+    weight (v,): a factor for the loss of each class, as in cross_entropy
+    """
     wide = full_precision(log_probabilities)
     targets, counted = _targets(wide, targets, ignore_index)
+    factors = _factors(weight, wide, targets)
     picked = ops.take_along_axis(wide, indices=targets[..., None], axis=-1)
-    return _counted(-reshape(picked, targets.shape), counted, reduction)
+    losses = -reshape(picked, targets.shape)
+    return _counted(losses if factors is None else losses * factors, counted, reduction, factors)
 
 
 def binary_cross_entropy_with_logits(logits, targets, *, pos_weight=None, reduction="mean"):
@@ -516,6 +536,7 @@ def conv1d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     """y[b, o, i] = sum_(c, u) w[o, c, u] x[b, c, i stride + u dilation] + bias[o]
 
     x: (b, c, t)  weight: (o, c / groups, u)  bias: (o,)
+    padding: zeros at both ends: a number, [(before, after)], or "same" (as many places as x has)
     """
     return _convolution("conv1d", 1, x, weight, bias, stride, padding, dilation, groups)
 
@@ -524,7 +545,8 @@ def conv2d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     """y[b, o, i, j] = sum_(c, u, v) w[o, c, u, v] x[b, c, i stride + u dilation, ...] + bias[o]
 
     x: (b, c, y, x)  weight: (o, c / groups, u, v)  bias: (o,)
-    stride, padding, dilation: a number, or one for each of the two axes
+    stride, dilation: a number, or one for each of the two axes
+    padding: the same, or a pair (before, after) for each, or "same" (as many places as x has)
     """
     return _convolution("conv2d", 2, x, weight, bias, stride, padding, dilation, groups)
 
@@ -536,12 +558,12 @@ def _convolution(name, n, x, weight, bias, stride, padding, dilation, groups):
     (b, c), (o, each) = x.shape[:2], weight.shape[:2]
     if groups < 1 or c != each * groups or o % groups:
         raise ValueError(f"{name}: x is {x.shape}, weight {weight.shape}, not for {groups} groups")
-    size, dilation = weight.shape[2:], _per_axis("dilation", dilation, n, least=1)
-    reach = [(u - 1) * step + 1 for u, step in zip(size, dilation, strict=True)]
-    columns = _windows(name, x, reach, _per_axis("stride", stride, n, 1),
-                       _per_axis("padding", padding, n, 0))  # fmt: skip
-    if builtins.max(dilation) > 1:
-        columns = columns[(..., *(slice(None, None, step) for step in dilation))]
+    size, dilation = weight.shape[2:], _per_axis("dilation", dilation, n, 1)
+    stride = _per_axis("stride", stride, n, 1)
+    if isinstance(padding, str):
+        padding = _same(name, padding, size, stride, dilation)
+    padding = _pairs(padding, n)
+    columns = _windows(name, x, size, stride, padding, dilation)
     columns = reshape(columns, (b, groups, each, *columns.shape[2:]))
     kernels = reshape(weight, (groups, o // groups, each, *size))
     places, taps = "xy"[:n], "uv"[:n]
@@ -550,16 +572,29 @@ def _convolution(name, n, x, weight, bias, stride, padding, dilation, groups):
     return y if bias is None else y + reshape(bias, (o, *(1,) * n))
 
 
-def _windows(name, x, size, stride, padding, value=0):
+def _same(name, padding, size, stride, dilation):
+    """The padding that leaves as many places as x has, a place more behind than before."""
+    if padding != "same":
+        raise ValueError(f"padding: got {padding!r}, expected numbers or 'same'")
+    if builtins.max(stride) > 1:
+        raise ValueError(f"{name}: padding 'same' goes with stride 1, got stride {stride}")
+    spans = [(u - 1) * step for u, step in zip(size, dilation, strict=True)]
+    return [(span // 2, span - span // 2) for span in spans]
+
+
+def _windows(name, x, size, stride, padding, dilation, value=0):
     """Windows of the last axes of x, as new last axes      (b, c, y, x) -> (b, c, i, j, u, v)"""
     n = len(size)
-    if builtins.any(padding):
-        x = ops.pad(x, widths=((0, 0), (0, 0), *((p, p) for p in padding)), value=value)
-    for length, s in zip(x.shape[2:], size, strict=True):
+    if builtins.any(map(builtins.any, padding)):
+        x = ops.pad(x, widths=((0, 0), (0, 0), *padding), value=value)
+    reach = [(u - 1) * step + 1 for u, step in zip(size, dilation, strict=True)]
+    for length, s in zip(x.shape[2:], reach, strict=True):
         if s > length:
             raise ValueError(f"{name}: a window of {s} is longer than the padded input's {length}")
     for k in range(n):
-        x = ops.windows(x, size=size[k], stride=stride[k], axis=2 + k)
+        x = ops.windows(x, size=reach[k], stride=stride[k], axis=2 + k)
+    if builtins.max(dilation) > 1:
+        x = x[(..., *(slice(None, None, step) for step in dilation))]
     return x
 
 
@@ -571,37 +606,83 @@ def _per_axis(name, value, n, least):
     return found
 
 
-def max_pool1d(x, size, stride=None, padding=0):
-    """The maximum of each window      x: (b, c, t); stride: the size unless given"""
-    return _pooled("max_pool1d", 1, x, size, stride, padding, -math.inf, ops.max)
+def _pairs(padding, n):
+    """(before, after) for each of n axes, from a number, one for each axis, or the pairs."""
+    several = isinstance(padding, tuple | list)
+    if several and builtins.all(isinstance(p, tuple | list) for p in padding):
+        before, after = (_per_axis("padding", side, n, 0) for side in zip(*padding, strict=True))
+    else:
+        before = after = _per_axis("padding", padding, n, 0)
+    return list(zip(before, after, strict=True))
 
 
-def max_pool2d(x, size, stride=None, padding=0):
-    """The maximum of each window      x: (b, c, y, x); padding never wins"""
-    return _pooled("max_pool2d", 2, x, size, stride, padding, -math.inf, ops.max)
+def max_pool1d(x, size, stride=None, padding=0, *, dilation=1, ceil_mode=False):
+    """The maximum of each window      x: (b, c, t); options as for max_pool2d"""
+    return _max_pool("max_pool1d", 1, x, size, stride, padding, dilation, ceil_mode)
 
 
-def avg_pool1d(x, size, stride=None, padding=0):
-    """The mean of each window      x: (b, c, t); the padding counts as zeros"""
-    return _pooled("avg_pool1d", 1, x, size, stride, padding, 0, mean)
+def max_pool2d(x, size, stride=None, padding=0, *, dilation=1, ceil_mode=False):
+    """The maximum of each window      x: (b, c, y, x); padding never wins
+
+    stride: the size unless given      dilation: the distance of a window's entries
+    ceil_mode: the last windows may reach beyond the end
+    """
+    return _max_pool("max_pool2d", 2, x, size, stride, padding, dilation, ceil_mode)
 
 
-def avg_pool2d(x, size, stride=None, padding=0):
-    """The mean of each window      x: (b, c, y, x); the padding counts as zeros"""
-    return _pooled("avg_pool2d", 2, x, size, stride, padding, 0, mean)
+def avg_pool1d(x, size, stride=None, padding=0, *, ceil_mode=False, count_include_pad=True):
+    """The mean of each window      x: (b, c, t); options as for avg_pool2d"""
+    return _avg_pool("avg_pool1d", 1, x, size, stride, padding, ceil_mode, count_include_pad)
 
 
-def _pooled(name, n, x, size, stride, padding, value, reduction):
+def avg_pool2d(x, size, stride=None, padding=0, *, ceil_mode=False, count_include_pad=True):
+    """The mean of each window      x: (b, c, y, x)
+
+    The padding counts as zeros, or not at all. What lies beyond it (ceil_mode) never counts.
+    """
+    return _avg_pool("avg_pool2d", 2, x, size, stride, padding, ceil_mode, count_include_pad)
+
+
+def _max_pool(name, n, x, size, stride, padding, dilation, ceil_mode):
+    size, stride, padding, dilation, beyond = _pool(
+        name, n, x, size, stride, padding, dilation, ceil_mode
+    )
+    padding = [(p, q + r) for (p, q), r in zip(padding, beyond, strict=True)]
+    windows = _windows(name, x, size, stride, padding, dilation, -math.inf)
+    return ops.max(windows, axis=tuple(range(-n, 0)))
+
+
+def _avg_pool(name, n, x, size, stride, padding, ceil_mode, count_include_pad):
+    size, stride, padding, once, beyond = _pool(name, n, x, size, stride, padding, 1, ceil_mode)
+    over = tuple(range(-n, 0))
+    wider = [(p, q + r) for (p, q), r in zip(padding, beyond, strict=True)]
+    windows = _windows(name, x, size, stride, wider, once)
+    if count_include_pad and not builtins.any(beyond):
+        return mean(windows, axis=over)
+    counts = _xp(x).ones((1, 1, *x.shape[2:]), full_precision(x).dtype)
+    if count_include_pad:  # the padding counts, what is beyond it does not
+        counts = ops.pad(counts, widths=((0, 0), (0, 0), *padding), value=1)
+        wider = [(0, r) for r in beyond]
+    numbers = ops.sum(_windows(name, counts, size, stride, wider, once), axis=over)
+    return astype(ops.sum(full_precision(windows), axis=over) / numbers, x.dtype)
+
+
+def _pool(name, n, x, size, stride, padding, dilation, ceil_mode):
+    """Checked sizes of a pool, and how far its last windows reach beyond the padded input."""
     if x.ndim != n + 2:
         raise ValueError(f"{name}: x is {x.shape}, expected {n + 2} axes")
-    size = _per_axis("size", size, n, 1)
+    size, dilation = _per_axis("size", size, n, 1), _per_axis("dilation", dilation, n, 1)
     stride = size if stride is None else _per_axis("stride", stride, n, 1)
-    padding = _per_axis("padding", padding, n, 0)
-    for s, p in zip(size, padding, strict=True):
-        if 2 * p > s:
-            raise ValueError(f"{name}: padding {p} is more than half of the window's {s}")
-    windows = _windows(name, x, size, stride, padding, value)
-    return reduction(windows, axis=tuple(range(-n, 0)))
+    padding, beyond = _pairs(padding, n), []
+    for length, s, step, pair, d in zip(x.shape[2:], size, stride, padding, dilation, strict=True):
+        reach, whole = (s - 1) * d + 1, length + builtins.sum(pair)
+        if 2 * builtins.max(pair) > reach:
+            raise ValueError(f"{name}: padding {pair} is more than half of the window's {reach}")
+        places = -(-(whole - reach) // step) + 1  # rounded up
+        if (places - 1) * step >= length + pair[0]:  # it would start in the padding behind
+            places -= 1
+        beyond.append(builtins.max((places - 1) * step + reach - whole, 0) if ceil_mode else 0)
+    return size, stride, padding, dilation, beyond
 
 
 __all__ = [

@@ -93,11 +93,14 @@ declare(lambda x, w: arrays.average(x, 1, w), shaped((2, 3), (3,), domain=POSITI
         analytic=True)
 _as_numpy("cumsum", along(MILD))
 _as_numpy("cumprod", along(MILD))
-_as_numpy("diff", options(shaped((3, 4)), {"n": 1}, {"n": 2, "axis": 0}, {"n": 3}))
+_as_numpy("diff", options(shaped((3, 4)), {"n": 1}, {"n": 2, "axis": 0}, {"n": 3},
+          {"prepend": 2.0, "append": np.ones((3, 2))}))
 
 # --- order statistics
 
 APART = {"flavours": ("plain",)}  # ties come with the subgradients
+declare(lambda x, **o: arrays.sort(x, descending=True, **o), along(MILD, **APART),
+        lambda x, axis: np.flip(np.sort(x, axis), axis), name="arrays.sort (descending)")
 declare(arrays.sort, along(MILD, **APART), np.sort, subgradients=(
     Subgradient("sort of equal entries", ([2.0, 1.0, 1.0],), ([1.0, 1.0, 1.0],),
                 says="each entry keeps the gradient of its (stable) place"),))
@@ -106,7 +109,8 @@ declare(lambda x, **o: arrays.topk(x, **o)[0],
         lambda x, k, axis=-1: np.flip(np.sort(x, axis), axis).take(range(k), axis),
         name="arrays.topk")
 declare(arrays.quantile, options(shaped((3, 4), **APART), {"q": 0.5}, {"q": 0.3, "axis": 0},
-        {"q": 1.0, "axis": (0, 1), "keepdims": True}), np.quantile)
+        {"q": 1.0, "axis": (0, 1), "keepdims": True}, {"q": 0.4, "method": "midpoint"},
+        {"q": np.array([0.2, 0.9]), "axis": 1, "method": "lower"}), np.quantile)
 declare(arrays.median, reduction(MILD, **APART), np.median)
 
 # --- shape
@@ -132,8 +136,10 @@ _as_numpy("roll", options(shaped((2, 3)), {"shift": 1}, {"shift": 5, "axis": 0})
 _as_numpy("tile", options(shaped((2, 3)), {"reps": 2}, {"reps": (2, 1, 3)}))
 _as_numpy("repeat", options(shaped((2, 3)), {"repeats": 2}, {"repeats": [1, 0, 2], "axis": 1}))
 _as_numpy("broadcast_to", options(shaped((2, 1)), {"shape": (3, 2, 4)}))
-declare(arrays.pad, options(shaped((2, 3)), {"widths": ((1, 0), (0, 2))}, {"widths": 1, "value": 2}),
-        lambda x, *, widths, value=0: np.pad(x, widths, constant_values=value),
+declare(arrays.pad, options(shaped((2, 3)), {"widths": ((1, 0), (0, 2))}, {"widths": 1, "value": 2},
+        {"widths": ((1, 0), (2, 1)), "mode": "reflect"}, {"widths": 2, "mode": "wrap"}),
+        lambda x, *, widths, value=0, mode="constant": np.pad(
+            x, widths, mode, **({"constant_values": value} if mode == "constant" else {})),
         analytic=True)
 declare(lambda *xs, **o: tuple(arrays.meshgrid(*xs, **o)),
         options(shaped((2,), (3,)), {}, {"indexing": "ij"}), np.meshgrid, name="arrays.meshgrid",

@@ -124,6 +124,7 @@ declare(F.attention, _attended, _attention, analytic=True, exact=False)
 # --- losses
 
 CANCELS = 10_000  # a loss near 0 is the difference of two logits
+CLASS_WEIGHTS = np.array([1.0, 0.5, 2.0, 0.0])
 REDUCTIONS = ({"reduction": "mean"}, {"reduction": "sum"}, {"reduction": "none"})
 
 
@@ -135,28 +136,29 @@ def _targets(draw):
     return draw.pick([np.array([0, 2, 3]), np.array([1, -100, 1]), np.array([-100] * 3)])
 
 
-def _cross_entropy(logits, targets, *, reduction="mean", label_smoothing=0.0):
+def _cross_entropy(logits, targets, *, reduction="mean", label_smoothing=0.0, weight=None):
     counted = targets != -100
     at = np.where(counted, targets, 0)[..., None]
     beyond = logits - np.take_along_axis(logits, at, -1)  # 0 at the target
     others = np.where(np.arange(logits.shape[-1]) == at, -np.inf, beyond)
     hard = np.logaddexp(0, special.logsumexp(others, axis=-1))  # no difference of large numbers
     losses = hard + label_smoothing * -beyond.mean(-1)
-    losses = np.where(counted, losses, 0)
+    counted = counted * 1.0 if weight is None else counted * weight[at[..., 0]]
+    losses = losses * counted
     return (
-        losses.sum() / max(counted.sum(), 1) if reduction == "mean" else _reduced(losses, reduction)
+        losses.sum() / (counted.sum() or 1) if reduction == "mean" else _reduced(losses, reduction)
     )
 
 
 declare(F.cross_entropy, lambda draw: ((draw.array((3, 4), REAL), _targets(draw)),
-        draw.pick([*REDUCTIONS, {"label_smoothing": 0.1}])), _cross_entropy,
+        draw.pick([*REDUCTIONS, {"label_smoothing": 0.1}, {"weight": CLASS_WEIGHTS}])), _cross_entropy,
         rounding=CANCELS)
 declare(F.linear_cross_entropy, lambda draw: ((draw.array((3, 2), NARROW), draw.array((4, 2), NARROW),
         _targets(draw)), draw.pick(REDUCTIONS)),
         lambda x, w, t, **o: _cross_entropy(x @ w.T, t, **o), exact=False,
         rounding=CANCELS)
 declare(F.nll_loss, lambda draw: ((draw.array((3, 4), NARROW), _targets(draw)),
-        draw.pick(REDUCTIONS)))
+        draw.pick([*REDUCTIONS, {"weight": CLASS_WEIGHTS}])))
 declare(F.binary_cross_entropy_with_logits, options(lambda draw: (
         draw.array((2, 3), REAL), draw.array((2, 3), Domain(0, 1))), *REDUCTIONS,
         {"pos_weight": 2.0}),
@@ -183,15 +185,20 @@ declare(F.kl_div, options(shaped((2, 3), (2, 3), domain=Domain(-3, 0)), *REDUCTI
 # --- convolution and pooling
 
 declare(F.conv1d, options(shaped((1, 2, 5), (2, 1, 2), (2,)), {"groups": 2},
-        {"groups": 2, "stride": 2, "padding": 1}, {"groups": 2, "dilation": 2}))
+        {"groups": 2, "stride": 2, "padding": 1}, {"groups": 2, "dilation": 2},
+        {"groups": 2, "padding": "same"}, {"groups": 2, "padding": ((0, 2),)}))
 declare(F.conv2d, options(shaped((1, 2, 3, 4), (1, 2, 2, 2), (1,)), {}, {"stride": (2, 1)},
         {"padding": (1, 0), "dilation": (2, 1)}))
 declare(
-    F.avg_pool1d, options(shaped((1, 2, 6)), {"size": 2}, {"size": 3, "stride": 1, "padding": 1})
+    F.avg_pool1d,
+    options(shaped((1, 2, 6)), {"size": 2}, {"size": 3, "stride": 1, "padding": 1},
+            {"size": 3, "padding": 1, "count_include_pad": False}, {"size": 4, "ceil_mode": True}),
 )
-declare(F.avg_pool2d, options(shaped((1, 1, 4, 4)), {"size": 2}, {"size": (2, 3), "stride": 1}))
+declare(F.avg_pool2d, options(shaped((1, 1, 4, 4)), {"size": 2}, {"size": (2, 3), "stride": 1},
+        {"size": 3, "padding": 1, "ceil_mode": True, "count_include_pad": False}))
 declare(F.max_pool1d, options(shaped((1, 2, 6), flavours=APART), {"size": 2},
-        {"size": 3, "stride": 1, "padding": 1}))
+        {"size": 3, "stride": 1, "padding": 1}, {"size": 2, "dilation": 3},
+        {"size": 4, "ceil_mode": True}))
 declare(F.max_pool2d, options(shaped((1, 1, 4, 4), flavours=APART), {"size": 2},
         {"size": (2, 3), "stride": 1}), subgradients=(
     Subgradient("max_pool of equal entries", (np.ones((1, 1, 2, 2)),),
