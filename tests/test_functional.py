@@ -515,6 +515,11 @@ def test_sorting_backwards_keeps_ties_in_order():
     assert F.sort(x, descending=True).tolist() == [3, 3, 1, 1]
 
 
+def test_topk_of_unsigned_numbers():
+    values, places = F.topk(np.array([0, 3, 1], np.uint8), 2)  # whose negatives are not in order
+    assert (values.tolist(), places.tolist()) == ([3, 1], [1, 2])
+
+
 def test_a_cosine_of_stretched_vectors_is_one_of_the_whole_vectors():
     a, b = tg.tensor([[2.0]]), tg.tensor([[1.0, 1.0]])  # (2, 2) and (1, 1) are parallel
     assert abs(F.cosine_similarity(a, b).item() - 1) < 1e-6

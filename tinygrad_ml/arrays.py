@@ -388,8 +388,7 @@ def topk(x, k, axis=-1):
     axis = _axis(axis, x.ndim)
     if not 0 <= k <= x.shape[axis]:
         raise ValueError(f"k: got {k}, expected 0 to {x.shape[axis]}, the length of axis {axis}")
-    order = _xp(x).argsort(-array_of(x), axis=axis, kind="stable")
-    places = _along(order, axis, slice(k))
+    places = _along(argsort(x, axis, descending=True), axis, slice(k))
     return ops.take_along_axis(x, indices=places, axis=axis), places
 
 

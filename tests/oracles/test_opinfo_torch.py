@@ -8,7 +8,6 @@ them all. ORACLE_SEED=n draws what a run of seed n (printed at its end) drew.
 """
 
 import datetime
-import inspect
 import os
 import warnings
 from collections import Counter
@@ -22,7 +21,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("expecttest", reason="torch.testing's databases need it")
 
 from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
-from torch_names import OURS, UNIQUE, Unsupported  # noqa: E402
+from torch_names import OURS, UNIQUE  # noqa: E402
+from unsupported import Unsupported, call  # noqa: E402
 
 SEED = int(os.environ.get("ORACLE_SEED", datetime.date.today().toordinal()))
 WHOLE = os.environ.get("TINYGRAD_ML_PROFILE") == "thorough"
@@ -85,17 +85,6 @@ class Arguments:
         return y
 
 
-def call_ours(f, arguments):
-    if f.__class__.__name__ != "Op":
-        try:
-            inspect.signature(f).bind(*arguments.args, **arguments.options)
-        except TypeError as error:
-            raise Unsupported(f"an option: {error}") from None
-    elif arguments.options:
-        raise Unsupported(f"options: {', '.join(arguments.options)}")
-    return f(*arguments.args, **arguments.options)
-
-
 def flat(y):
     """The outputs as a list; None stands for one that we do not have."""
     if isinstance(y, list | tuple):
@@ -150,7 +139,7 @@ def outcomes(info, sample, order, casts, truth=None):
     """Ours, PyTorch's, and PyTorch's by other casts: outputs, gradients, ..."""
     unique = UNIQUE.get(info.name, lambda y: y)
     us = Arguments(sample, casts, ours=True)
-    ours = flat(unique(call_ours(OURS[info.name], us)))
+    ours = flat(unique(call(OURS[info.name], us.args, us.options)))
     results, chosen = [], None
     for way in (casts, truth) if truth else (casts,):
         them = Arguments(sample, way, ours=False)

@@ -9,20 +9,11 @@ import operator
 from functools import wraps
 
 import numpy as np
+from unsupported import refuse
 
 import tinygrad_ml as tg
 from tinygrad_ml import functional as F
 from tinygrad_ml import linalg, ops
-
-
-class Unsupported(Exception):
-    """An option of torch's that there is no counterpart of here, and which."""
-
-
-def refuse(condition, reason):
-    if condition:
-        raise Unsupported(reason)
-
 
 # ------------------------------------------------------------------------------ small adaptions
 
