@@ -515,6 +515,22 @@ def test_sorting_backwards_keeps_ties_in_order():
     assert F.sort(x, descending=True).tolist() == [3, 3, 1, 1]
 
 
+@pytest.mark.parametrize(
+    "f, at, expected",
+    [
+        (F.gelu_tanh, 1e200, 1.0),
+        (F.gelu_tanh, -1e200, 0.0),
+        (tg.arccosh, 1e200, 1e-200),
+        (tg.log10, 1e308, 1e-308 / np.log(10)),
+        (lambda x: tg.arctan2(x, 1e-200), 1e-200, 5e199),
+        (lambda x: tg.arctan2(x, 1e200), 1e200, 5e-201),
+    ],
+)
+def test_derivatives_where_a_square_overflows_or_vanishes(f, at, expected):
+    x = tg.tensor(np.array(at), requires_grad=True)
+    np.testing.assert_allclose(tg.grad(f(x), x).item(), expected, rtol=1e-14)
+
+
 def test_topk_of_unsigned_numbers():
     values, places = F.topk(np.array([0, 3, 1], np.uint8), 2)  # whose negatives are not in order
     assert (values.tolist(), places.tolist()) == ([3, 1], [1, 2])

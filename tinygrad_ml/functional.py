@@ -53,7 +53,7 @@ def gelu_tanh(x):
 
     (1 + tanh u) / 2 is sigmoid(2 u), which keeps its digits in the lower tail.
     """
-    inner = x * (1 + 0.044715 * square(x))
+    inner = x * (1 + 0.044715 * square(ops.clip(x, min=-30, max=30)))  # 0 or 1 already; no overflow
     return x * ops.sigmoid((2 * math.sqrt(2 / math.pi)) * inner)
 
 

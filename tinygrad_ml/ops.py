@@ -120,8 +120,14 @@ cbrt.vjp(x=lambda g, y: g / (3 * y * y))
 def arctan2(xp, a, b):
     """The angle of the point (b, a), in (-pi, pi]"""
     return xp.arctan2(a, b)
-arctan2.vjp(a=lambda g, a, b: g * (b / (a * a + b * b)),
-            b=lambda g, a, b: g * (-a / (a * a + b * b)))
+arctan2.vjp(a=lambda g, a, b: g * _over_square(b, a, b),
+            b=lambda g, a, b: g * -_over_square(a, a, b))
+
+
+def _over_square(z, a, b):
+    """z / (a^2 + b^2), where a square could overflow or vanish"""
+    y = hypot(a, b)
+    return z / y / y
 
 
 @op
@@ -191,13 +197,13 @@ log.vjp(x=lambda g, x: g / x)
 @op
 def log2(xp, x):
     return xp.log2(x)
-log2.vjp(x=lambda g, x: g / (x * math.log(2)))
+log2.vjp(x=lambda g, x: g / math.log(2) / x)  # x log 2 would overflow, or lose digits
 
 
 @op
 def log10(xp, x):
     return xp.log10(x)
-log10.vjp(x=lambda g, x: g / (x * math.log(10)))
+log10.vjp(x=lambda g, x: g / math.log(10) / x)
 
 
 @op
@@ -281,7 +287,7 @@ arcsinh.vjp(x=lambda g, x: g / hypot(x, 1))
 @op
 def arccosh(xp, x):
     return xp.arccosh(x)
-arccosh.vjp(x=lambda g, x: g * rsqrt((x - 1) * (x + 1)))
+arccosh.vjp(x=lambda g, x: g * (rsqrt(x - 1) * rsqrt(x + 1)))  # x^2 would overflow
 
 
 @op
