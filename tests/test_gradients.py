@@ -100,6 +100,10 @@ SHAPED = {
     "max": (lambda x: tg.max(x, axis=-1) * tg.max(x), "nm"),
     "min": (lambda x: tg.min(x, axis=0, keepdims=True) * x, "nm"),
     "nll": (lambda x: ops.nll(x, targets=np.arange(x.shape[0]) % x.shape[1]), "nm"),
+    "softmax_residual": (
+        lambda x: ops.softmax_residual(x, targets=np.arange(x.shape[0]) % x.shape[1]),
+        "nm",
+    ),
     "overlap_add": (lambda x: ops.overlap_add(x, length=7, stride=2, axis=0), "3n3"),
     "pad": (lambda x: tg.pad(x, ((1, 2), (0, 1)), 3.0), "nm"),
     "reshape": (lambda x: tg.reshape(x, (-1,)) * 2, "nmk"),

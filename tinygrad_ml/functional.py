@@ -94,7 +94,7 @@ def glu(x, axis=-1):
 @fused(kernels.swiglu)
 def swiglu(gate, up):
     """silu(gate) up      gate, up: (..., d)      Shazeer 2020"""
-    return ops.silu(gate) * up
+    return gate * ops.sigmoid(gate) * up  # the sigmoid is kept: silu's vjp would make it again
 
 
 # ------------------------------------------------------------------------------------ dropout
@@ -162,19 +162,22 @@ def rms_normalized(xp, x, *, eps):
 
 
 def _inverse_rms(x, eps):
-    """(mean x^2 + eps)^(-1/2)      x: (..., d) -> (..., 1)
+    """(mean x^2 + eps)^(-1/2)      x: (..., d) -> (..., 1)"""
+    return ops.rsqrt(_row_products(x, x) / x.shape[-1] + eps)
 
-    A batched product of rows with themselves: one pass, no array of squares.
+
+def _row_products(a, b):
+    """sum_j a_j b_j      a, b: (..., d) -> (..., 1)
+
+    A batched product of rows with columns: one pass, and no array of what is added up.
     """
-    squares = (x[..., None, :] @ x[..., :, None])[..., 0]
-    return ops.rsqrt(squares / x.shape[-1] + eps)
+    return (a[..., None, :] @ b[..., :, None])[..., 0]
 
 
 def _rms_normalized_vjp(g, x, eps):
     """r (g - n mean(g n)),  r = (mean x^2 + eps)^(-1/2),  n = r x"""
     r = _inverse_rms(x, eps)
-    inner = (g[..., None, :] @ x[..., :, None])[..., 0]  # sum_j g_j x_j
-    return (g - x * (inner * r * r / x.shape[-1])) * r
+    return (g - x * (_row_products(g, x) * r * r / x.shape[-1])) * r
 
 
 rms_normalized.vjp(x=_rms_normalized_vjp)
@@ -243,17 +246,25 @@ def cosine_similarity(a, b, axis=-1, eps=1e-8):
 
 @op
 def projected(xp, x, weight):
-    """x W^T      x: (..., i)  W: (o, i) -> (..., o)"""
-    return ops.matmul.forward(xp, x, weight.T)
+    """x W^T      x: (..., n, i)  W: (o, i) or (..., o, i) -> (..., n, o)
+
+    An op, so that W's gradient is made in W's own layout: no transposed copy.
+    """
+    return ops.matmul.forward(xp, x, weight.swapaxes(-1, -2))
+
+
+def _projected_vjp_weight(g, x, weight_shape):
+    if len(weight_shape) == 2:  # one W for all: its gradient is a sum over all rows
+        g, x = _rows(g), _rows(x)
+    return g.swapaxes(-1, -2) @ x
 
 
 def _rows(x):
     return x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-# As an op, W's gradient is made in W's own layout: no transposed copy.
 projected.vjp(x=lambda g, weight: ops.matmul(g, weight),
-              weight=lambda g, x: _rows(g).swapaxes(0, 1) @ _rows(x))  # fmt: skip
+              weight=_projected_vjp_weight)  # fmt: skip
 
 
 def linear(x, weight, bias=None):
@@ -341,7 +352,7 @@ def masked_softmax(xp, x, *, mask=None):
     return e
 
 
-masked_softmax.vjp(x=lambda g, y: y * (g - (g * y).sum(axis=-1, keepdims=True)))
+masked_softmax.vjp(x=lambda g, y: y * (g - _row_products(g, y)))
 
 
 @fused(kernels.attention)
@@ -357,9 +368,8 @@ def attention(q, k, v, mask=None, *, causal=False, scale=None):
     if not fits or k.shape[:3] != v.shape[:3] or q.shape[1] % builtins.max(k.shape[1], 1):
         raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape} do not go together")
     t, s = q.shape[2], k.shape[2]
-    scores = grouped_matmul(
-        q * (q.shape[-1] ** -0.5 if scale is None else scale), k.swapaxes(-1, -2)
-    )
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = grouped(projected, q * scale, k)  # (b, h, t, s)
     seen = _xp(q).tri(t, s, s - t, dtype=bool) if causal and t > 1 else None
     if mask is not None:
         if dtypes.is_float(mask.dtype):
@@ -367,17 +377,18 @@ def attention(q, k, v, mask=None, *, causal=False, scale=None):
         else:
             allowed = array_of(mask).astype(bool)
             seen = allowed if seen is None else seen & allowed
-    weights = masked_softmax(scores, mask=seen)  # (b, h, t, s)
-    return grouped_matmul(weights, v)
+    weights = masked_softmax(scores, mask=seen)
+    return grouped(ops.matmul, weights, v)
 
 
-def grouped_matmul(a, b):
-    """a @ b where several heads of a share one of b      a: (b, h, n, k)  b: (b, g, k, m)"""
-    (batch, h, n, k), groups = a.shape, b.shape[1]
+def grouped(product, a, b):
+    """product(a, b) where several heads of a share one of b      a: (b, h, n, ..)  b: (b, g, ..)"""
+    (batch, h, n, width), groups = a.shape, b.shape[1]
     if h == groups:
-        return ops.matmul(a, b)
-    together = reshape(a, (batch, groups, h // groups * n, k))  # one product, b is not repeated
-    return reshape(ops.matmul(together, b), (batch, h, n, b.shape[-1]))
+        return product(a, b)
+    together = reshape(a, (batch, groups, h // groups * n, width))  # b is not repeated
+    y = product(together, b)
+    return reshape(y, (batch, h, n, y.shape[-1]))
 
 
 # ------------------------------------------------------------------------------------- losses

@@ -308,9 +308,10 @@ relu.vjp(x=lambda g, y: where(y > 0, g, 0))
 
 @op
 def sigmoid(xp, x):
-    """1 / (1 + e^-x)"""
-    e = xp.exp(-xp.abs(x))  # at most 1, so neither side overflows
-    return xp.maximum(e, x >= 0) / (1 + e)  # 1 or e above; `where` would be 4 times as slow
+    """1 / (1 + e^-x) = e / (1 + e),  e = e^min(x, 40): beyond 40 it is 1 to the last digit"""
+    e = xp.exp(xp.minimum(x, 40))
+    e /= 1 + e
+    return e
 sigmoid.vjp(x=lambda g, y: g * y * (1 - y))
 
 
@@ -515,18 +516,24 @@ log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * g.sum(axis=axis, keepdims=True
 def nll(xp, logits, *, targets):
     """-log softmax(logits)[target], one number a row      logits: (..., v)  targets: (...) ints
 
-    The negative log-likelihood; its gradient is softmax(logits) - onehot(targets).
+    The negative log-likelihood.
     """
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    normaliser = xp.log(xp.exp(shifted).sum(axis=-1))
-    return normaliser - xp.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]
+    of_target = xp.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]
+    return xp.log(xp.exp(shifted, out=shifted).sum(axis=-1)) - of_target
+nll.vjp(logits=lambda g, logits, targets: softmax_residual(logits, targets=targets) * g[..., None])
 
 
-def _nll_vjp(g, logits, targets):
-    g = g[..., None]  # (..., 1)
-    scattered = scatter_along(g, indices=targets[..., None], axis=-1, length=logits.shape[-1])
-    return softmax(logits) * g - scattered
-nll.vjp(logits=_nll_vjp)
+@op
+def softmax_residual(xp, logits, *, targets):
+    """softmax(logits) - onehot(targets), the derivative of nll      shapes as there"""
+    p = logits - logits.max(axis=-1, keepdims=True)
+    p = xp.exp(p, out=p)
+    p /= p.sum(axis=-1, keepdims=True)
+    rows = p.reshape((-1, p.shape[-1]))  # a view: 1 is taken off in place, without a second array
+    rows[xp.arange(len(rows)), targets.reshape(-1)] -= 1
+    return p
+softmax_residual.vjp(logits=lambda g, logits: softmax.vjps["x"][0](g, softmax(logits), -1))
 
 
 # --- shape

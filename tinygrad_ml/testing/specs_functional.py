@@ -109,7 +109,8 @@ def _attended(draw):
     return (q, k, v, mask), draw.pick([{}, {"causal": True}, {"scale": 0.3}])
 
 
-declare(F.projected, shaped((2, 2, 3), (4, 3)), lambda x, w: x @ w.T, analytic=True)
+declare(F.projected, lambda draw: shaped(*draw.pick([((2, 2, 3), (4, 3)), ((2, 2, 3), (2, 4, 3))]))(draw),
+        lambda x, w: x @ w.swapaxes(-1, -2), analytic=True)
 declare(F.linear, shaped((2, 3), (4, 3), (4,)), lambda x, w, b: x @ w.T + b, analytic=True)
 declare(F.embedding, lambda draw: (draw.array((3, 2), MILD), np.array([[0, 2], [2, 2]])),
         lambda w, i: w[i], analytic=True)

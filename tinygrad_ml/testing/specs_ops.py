@@ -194,12 +194,17 @@ def _logits(draw):
     return (logits,), {"targets": targets}
 
 
+def _softmax_residual(logits, *, targets):
+    return scipy.special.softmax(logits, -1) - np.eye(logits.shape[-1])[targets]
+
+
 def _nll(logits, *, targets):
     chosen = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return scipy.special.logsumexp(logits, axis=-1) - chosen
 
 
 declare(ops.nll, _logits, _nll, torch="cross_entropy")
+declare(ops.softmax_residual, _logits, _softmax_residual)
 
 # --- shape
 
