@@ -52,7 +52,7 @@ class Module:
 
     def named_parameters(self):
         """Pairs (dotted name, Tensor); a tied Tensor once, under the first of its names."""
-        return _once(self._names().items())
+        return _once((name, x) for name, x in _walk(self) if isinstance(x, Tensor))
 
     def parameters(self):
         """Every Tensor in it, trained or frozen; a tied Tensor once."""
@@ -74,7 +74,7 @@ class Module:
         copy=False gives read-only views instead, where the numbers are on the host: they change
         with the next optimiser step, which is good enough for writing them to a file.
         """
-        arrays = {name: tensor.numpy() for name, tensor in self.named_parameters()}
+        arrays = {name: tensor.numpy() for name, tensor in _once(self._names().items())}
         return {name: array.copy() for name, array in arrays.items()} if copy else arrays
 
     def load_state_dict(self, arrays, strict=True):
@@ -166,13 +166,19 @@ def _parts(x, hidden=False):
 
 def _walk(x, name="", above=(), hidden=False):
     """Pairs (dotted name, Module or Tensor) from x down, under every name that a thing has."""
-    if isinstance(x, Module | Tensor):
+    if isinstance(x, Module):
         yield name, x
-    if any(x is owner for owner in above):  # a part that knows its owner
+    if id(x) in above:  # a part that knows its owner
         return
+    above, prefix = (*above, id(x)), name and name + "."
     for key, part in _parts(x, hidden):
-        if isinstance(part, Module | Tensor | dict | list | tuple):
-            yield from _walk(part, f"{name}.{key}" if name else str(key), (*above, x), hidden)
+        if isinstance(part, Tensor):
+            yield f"{prefix}{key}", part
+        elif isinstance(part, _HOLDERS):
+            yield from _walk(part, f"{prefix}{key}", above, hidden)
+
+
+_HOLDERS = (Module, dict, list, tuple)
 
 
 def _once(pairs):

@@ -395,12 +395,12 @@ def grad_norm(parameters):
 
 def _norm(gradients, scale):
     squares = []
-    for g in gradients:
-        for (piece,) in _pieces(namespace([g]), g):
-            x = piece.astype(dtypes.float64).ravel()
-            if scale != 1.0:
-                x /= scale
-            with np.errstate(over="ignore"):  # grad_norm sees the inf and divides first
+    with np.errstate(over="ignore"):  # grad_norm sees the inf and divides first
+        for g in gradients:
+            for (piece,) in _pieces(namespace([g]), g):
+                x = piece.astype(dtypes.float64).ravel()
+                if scale != 1.0:
+                    x /= scale
                 squares.append(x @ x)
     return math.sqrt(sum(map(float, squares)))  # one wait for the GPU, after all is queued
 
