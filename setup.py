@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-FLAGS = ["-O3", "-std=gnu11", "-fopenmp", "-fvisibility=hidden",
+FLAGS = ["-O3", "-std=gnu11", "-fopenmp-simd", "-fvisibility=hidden",
          "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]  # fmt: skip
 LEVELS = {"base": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -21,7 +21,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 SOURCES = sorted(map(str, Path("kernels").glob("*.c")))
 HEADERS = sorted(map(str, Path("kernels").glob("*.h")))
-UNTYPED = "kernels/common.c"  # has no real numbers in it
+UNTYPED = {"kernels/common.c", "kernels/pool.c"}  # have no real numbers in them
 DIGEST = hashlib.sha256(b"".join(Path(p).read_bytes() for p in SOURCES + HEADERS)).hexdigest()
 
 
@@ -33,7 +33,7 @@ class BuildKernels(build_ext):
         for extension in self.extensions:
             try:
                 self.link(extension, list(self.objects(extension)))
-            except Exception as error:  # no compiler, no OpenMP, an old assembler
+            except Exception as error:  # no compiler, an old assembler
                 missing[extension.name.rpartition("_")[2]] = str(error)[:60]
         if missing:
             print(f"tinygrad_ml: C kernels not built: {', '.join(missing)} "
@@ -43,7 +43,7 @@ class BuildKernels(build_ext):
     def objects(self, extension):
         """The object files of one level."""
         for real in ("float", "double"):
-            sources = [s for s in extension.sources if s != UNTYPED or real == "float"]
+            sources = [s for s in extension.sources if s not in UNTYPED or real == "float"]
             yield from self.compiler.compile(
                 sources,
                 output_dir=str(Path(self.build_temp, extension.name, real)),
@@ -71,7 +71,7 @@ def library(level, flags):
         depends=HEADERS,
         optional=True,
         extra_compile_args=FLAGS + flags,
-        extra_link_args=["-fopenmp"],
+        extra_link_args=["-pthread"],
     )
 
 

@@ -14,5 +14,16 @@ when the first kernel is asked for:
 TINYGRAD_ML_KERNELS=off|base|v3|v4|amx is a ceiling (amx: no ceiling).
 """
 
-from . import adamw, attention, linear_cross_entropy, rms_norm, rope, swiglu
+from . import (
+    adamw,
+    add_rms_norm,
+    attention,
+    linear_cross_entropy,
+    linear_maps,
+    product,
+    rms_norm,
+    rope,
+    squares,
+    swiglu,
+)
 from .native import get_num_threads, level, set_num_threads

@@ -1,24 +1,61 @@
 /* O = softmax(scale Q K^T) V in strips of queries, grouped heads        see attention.py
 
    Q (b, h, t, d), K and V (b, hk, s, d) with any strides but the last; query head i reads key
-   head i / (h / hk). Query row i sits at position s - t + i; if causal it sees keys up to there.
+   head i / (h / hk). Query row i sits at position s - t + i; if causal it sees keys up to there,
+   and with a mask (b, h, t, s bytes, rows of stride 1) only those where it is not 0.
    A strip of STRIP queries against all keys it sees is the largest thing ever held. */
 #include "tile.h"
 
 enum { STRIP = 32 };
 
+/* An array and its strides in entries: batch, head, row. */
 typedef struct {
+    real *x;
+    const integer *stride;
+} Array;
+
+typedef struct {
+    Array q, k, v, o, g, dq, dk, dv;
+    const unsigned char *mask;
+    const integer *mask_stride;
+    real *log_sum;
     integer b, h, hk, t, s, d, causal;
     real scale;
-} Shape;
+} Heads;
 
-/* Strides of one array, in entries: batch, head, row. */
-INLINE integer at(const integer *stride, integer b, integer h) {
-    return b * stride[0] + h * stride[1];
+INLINE real *head_of(Array a, integer b, integer h) {
+    return a.x + b * a.stride[0] + h * a.stride[1];
 }
 
-INLINE integer visible(const Shape *p, integer last_row) {
-    return p->causal ? p->s - p->t + last_row + 1 : p->s;
+/* The keys that a row, or a strip of rows, may see are among those from `first` to `end`. */
+typedef struct {
+    integer first, end;
+} Span;
+
+INLINE Span seen_by(const Heads *p, const unsigned char *mask, integer row) {
+    Span seen = {0, p->causal ? p->s - p->t + row + 1 : p->s};
+    if (!mask) return seen;
+    mask += row * p->mask_stride[2];
+    while (seen.end > 0 && !mask[seen.end - 1]) seen.end--;
+    while (seen.first < seen.end && !mask[seen.first]) seen.first++;
+    return seen;
+}
+
+/* `first` is rounded down to whole vectors. A strip that sees nothing gets one key, masked. */
+INLINE Span seen_by_strip(const Heads *p, const unsigned char *mask, integer row, integer tall) {
+    Span seen = {p->s, 1};
+    for (integer r = row; r < row + tall; r++) {
+        Span own = seen_by(p, mask, r);
+        if (own.end <= own.first) continue;
+        seen.first = smaller(seen.first, own.first), seen.end = larger(seen.end, own.end);
+    }
+    seen.first = smaller(seen.first, seen.end - 1) / LANES * LANES;
+    return seen;
+}
+
+/* Where a row of the strip must stop; not before the strip's first key. */
+INLINE integer end_of_row(const Heads *p, Span seen, integer row) {
+    return p->causal ? larger(seen.first, smaller(seen.end, p->s - p->t + row + 1)) : seen.end;
 }
 
 /* Rows of x to rows of `wide` entries, zeros behind. */
@@ -37,52 +74,155 @@ INLINE void transpose(const real *x, integer stride, real *to, integer rows, int
     for (integer j = 0; j < d; j++) memset(to + j * wide + rows, 0, (wide - rows) * sizeof(real));
 }
 
-/* In place, scores to e^(scale score - m) with m the row's greatest; their sum and m come back. */
-INLINE real soften(real *score, integer n, real scale, real *m) {
-    real top = score[0], sum = 0;
+/* In place, scores to e^(scale score - m) with m the row's greatest, and to 0 where the mask is;
+   their sum and m come back. A row that sees nothing has sum 0. */
+INLINE real soften(real *score, const unsigned char *mask, integer n, real scale, real *m) {
+    real top = -REAL_MAX, sum = 0;
+    if (mask)
+#pragma omp simd
+        for (integer j = 0; j < n; j++) score[j] = mask[j] ? score[j] : -REAL_MAX;
 #pragma omp simd reduction(max : top)
     for (integer j = 0; j < n; j++) top = score[j] > top ? score[j] : top;
     *m = top * scale;
+    if (top == -REAL_MAX) {
+        memset(score, 0, n * sizeof(real));
+        return *m = 0;
+    }
+    if (mask)
 #pragma omp simd reduction(+ : sum)
-    for (integer j = 0; j < n; j++) sum += score[j] = exponential((score[j] - top) * scale);
+        for (integer j = 0; j < n; j++)
+            sum += score[j] = mask[j] ? exponential((score[j] - top) * scale) : 0;
+    else
+#pragma omp simd reduction(+ : sum)
+        for (integer j = 0; j < n; j++) sum += score[j] = exponential((score[j] - top) * scale);
     return sum;
+}
+
+/* The next `n` numbers of a thread's scratch memory, a whole number of vectors. */
+INLINE real *take(real **memory, integer n) {
+    real *taken = *memory;
+    *memory += (n + 15) / 16 * 16;
+    return taken;
+}
+
+INLINE const unsigned char *mask_of(const Heads *p, integer b, integer h) {
+    return p->mask ? p->mask + b * p->mask_stride[0] + h * p->mask_stride[1] : NULL;
+}
+
+/* All query heads that read key head n. */
+static void forward(const void *task, integer n) {
+    const Heads *p = task;
+    integer t = p->t, s = p->s, d = p->d, wide = padded(d), keys = padded(s), group = p->h / p->hk;
+    integer kb = n / p->hk, kh = n % p->hk, qs = p->q.stride[2], os = p->o.stride[2];
+    real *memory = scratch(OWN, (d * keys + s * wide + STRIP * (keys + wide) + 64) * sizeof(real));
+    real *kt = take(&memory, d * keys), *rows = take(&memory, s * wide);
+    real *score = take(&memory, STRIP * keys), *out = take(&memory, STRIP * wide);
+    transpose(head_of(p->k, kb, kh), p->k.stride[2], kt, s, d, keys);
+    copy_rows(head_of(p->v, kb, kh), p->v.stride[2], rows, s, d, wide);
+    for (integer head = kh * group; head < (kh + 1) * group; head++) {
+        const unsigned char *mask = mask_of(p, kb, head);
+        for (integer i = 0; i < t; i += STRIP) {
+            integer tall = smaller(STRIP, t - i);
+            Span seen = seen_by_strip(p, mask, i, tall);
+            integer first = seen.first, many = seen.end - first;
+            const real *strip = head_of(p->q, kb, head) + i * qs;
+            real *result = head_of(p->o, kb, head) + i * os, sum[STRIP];
+            multiply(tall, padded(many), d, strip, qs, 1, kt + first, keys, score, keys, 0);
+            for (integer r = 0; r < tall; r++) {
+                real *row = score + r * keys, m;
+                integer end = end_of_row(p, seen, i + r);
+                const unsigned char *allowed = mask ? mask + (i + r) * p->mask_stride[2] + first : NULL;
+                sum[r] = soften(row, allowed, end - first, p->scale, &m);
+                sum[r] = sum[r] == 0 ? 1 : sum[r];
+                p->log_sum[(kb * p->h + head) * t + i + r] = m + LOG(sum[r]);
+                memset(row + end - first, 0, (seen.end - end) * sizeof(real));
+            }
+            multiply(tall, wide, many, score, keys, 1, rows + first * wide, wide, out, wide, 0);
+            for (integer r = 0; r < tall; r++)
+#pragma omp simd
+                for (integer j = 0; j < d; j++) result[r * os + j] = out[r * wide + j] / sum[r];
+        }
+    }
 }
 
 /* Also log_sum (b, h, t), m + log sum: all that the backward pass needs to make a strip again. */
 EXPORT NAME(attention_forward)(const real *q, const integer *qs, const real *k, const integer *ks,
                                const real *v, const integer *vs, real *o, const integer *os,
-                               real *log_sum, integer b, integer h, integer hk, integer t, integer s,
-                               integer d, integer causal, real scale) {
-    Shape p = {b, h, hk, t, s, d, causal, scale};
-    integer wide = padded(d), keys = padded(s), group = h / hk;
-#pragma omp parallel num_threads(team(b *h *t *s))
-    {
-        real *kt = malloc(d * keys * sizeof(real)), *rows = malloc(s * wide * sizeof(real));
-        real *score = malloc(STRIP * keys * sizeof(real)), *out = malloc(STRIP * wide * sizeof(real));
-#pragma omp for schedule(dynamic, 1)
-        for (integer n = 0; n < b * hk; n++) {
-            transpose(k + at(ks, n / hk, n % hk), ks[2], kt, s, d, keys);
-            copy_rows(v + at(vs, n / hk, n % hk), vs[2], rows, s, d, wide);
-            for (integer head = n % hk * group; head < (n % hk + 1) * group; head++)
-                for (integer i = 0; i < t; i += STRIP) {
-                    integer tall = smaller(STRIP, t - i), seen = visible(&p, i + tall - 1);
-                    const real *strip = q + at(qs, n / hk, head) + i * qs[2];
-                    real *result = o + at(os, n / hk, head) + i * os[2], sum[STRIP];
-                    multiply(tall, padded(seen), d, strip, qs[2], 1, kt, keys, score, keys, 0);
-                    for (integer r = 0; r < tall; r++) {
-                        real *row = score + r * keys, m;
-                        integer length = visible(&p, i + r);
-                        sum[r] = soften(row, length, scale, &m);
-                        log_sum[(n / hk * h + head) * t + i + r] = m + LOG(sum[r]);
-                        memset(row + length, 0, (seen - length) * sizeof(real));
-                    }
-                    multiply(tall, wide, seen, score, keys, 1, rows, wide, out, wide, 0);
-                    for (integer r = 0; r < tall; r++)
+                               const unsigned char *mask, const integer *ms, real *log_sum, integer b,
+                               integer h, integer hk, integer t, integer s, integer d, integer causal,
+                               real scale) {
+    Heads p = {.q = {(real *)q, qs}, .k = {(real *)k, ks}, .v = {(real *)v, vs}, .o = {o, os},
+               .mask = mask, .mask_stride = ms, .log_sum = log_sum,
+               .b = b, .h = h, .hk = hk, .t = t, .s = s, .d = d, .causal = causal, .scale = scale};
+    share(forward, &p, b * hk, 4 * b * h * t * s * d);
+}
+
+/* weight: scores to P, slope: G V^T to dS; both 0 where the row does not look. */
+INLINE void slopes_of_row(real *weight, real *slope, const unsigned char *mask, integer n,
+                          real scale, real log_sum, real dot) {
 #pragma omp simd
-                        for (integer j = 0; j < d; j++) result[r * os[2] + j] = out[r * wide + j] / sum[r];
-                }
+    for (integer j = 0; j < n; j++) {
+        weight[j] = exponential(weight[j] * scale - log_sum);
+        slope[j] = scale * weight[j] * (slope[j] - dot);
+    }
+    if (mask)
+#pragma omp simd
+        for (integer j = 0; j < n; j++) {
+            weight[j] = mask[j] ? weight[j] : 0;
+            slope[j] = mask[j] ? slope[j] : 0;
         }
-        free(kt), free(rows), free(score), free(out);
+}
+
+static void backward(const void *task, integer n) {
+    const Heads *p = task;
+    integer t = p->t, s = p->s, d = p->d, wide = padded(d), keys = padded(s), group = p->h / p->hk;
+    integer kb = n / p->hk, kh = n % p->hk, os = p->o.stride[2], dqs = p->dq.stride[2];
+    integer room = 2 * d * keys + 3 * s * wide + STRIP * (2 * keys + 3 * wide) + 160;
+    real *memory = scratch(OWN, room * sizeof(real));
+    real *kt = take(&memory, d * keys), *vt = take(&memory, d * keys), *rows = take(&memory, s * wide);
+    real *sum_k = take(&memory, s * wide), *sum_v = take(&memory, s * wide);
+    real *weight = take(&memory, STRIP * keys), *slope = take(&memory, STRIP * keys);
+    real *qi = take(&memory, STRIP * wide), *gi = take(&memory, STRIP * wide);
+    real *out = take(&memory, STRIP * wide);
+    transpose(head_of(p->k, kb, kh), p->k.stride[2], kt, s, d, keys);
+    transpose(head_of(p->v, kb, kh), p->v.stride[2], vt, s, d, keys);
+    copy_rows(head_of(p->k, kb, kh), p->k.stride[2], rows, s, d, wide);
+    memset(sum_k, 0, s * wide * sizeof(real));
+    memset(sum_v, 0, s * wide * sizeof(real));
+    for (integer head = kh * group; head < (kh + 1) * group; head++) {
+        const unsigned char *mask = mask_of(p, kb, head);
+        for (integer i = 0; i < t; i += STRIP) {
+            integer tall = smaller(STRIP, t - i);
+            Span seen = seen_by_strip(p, mask, i, tall);
+            integer first = seen.first, many = seen.end - first;
+            const real *oi = head_of(p->o, kb, head) + i * os;
+            real *result = head_of(p->dq, kb, head) + i * dqs;
+            copy_rows(head_of(p->q, kb, head) + i * p->q.stride[2], p->q.stride[2], qi, tall, d, wide);
+            copy_rows(head_of(p->g, kb, head) + i * p->g.stride[2], p->g.stride[2], gi, tall, d, wide);
+            multiply(tall, padded(many), d, qi, wide, 1, kt + first, keys, weight, keys, 0);
+            multiply(tall, padded(many), d, gi, wide, 1, vt + first, keys, slope, keys, 0);
+            for (integer r = 0; r < tall; r++) {
+                real *wr = weight + r * keys, *sr = slope + r * keys, dot = 0;
+                integer end = end_of_row(p, seen, i + r);
+                const unsigned char *allowed = mask ? mask + (i + r) * p->mask_stride[2] + first : NULL;
+#pragma omp simd reduction(+ : dot)
+                for (integer j = 0; j < d; j++) dot += gi[r * wide + j] * oi[r * os + j];
+                slopes_of_row(wr, sr, allowed, end - first, p->scale,
+                              p->log_sum[(kb * p->h + head) * t + i + r], dot);
+                memset(wr + end - first, 0, (seen.end - end) * sizeof(real));
+                memset(sr + end - first, 0, (seen.end - end) * sizeof(real));
+            }
+            multiply(tall, wide, many, slope, keys, 1, rows + first * wide, wide, out, wide, 0);
+            multiply(many, wide, tall, weight, 1, keys, gi, wide, sum_v + first * wide, wide, 1);
+            multiply(many, wide, tall, slope, 1, keys, qi, wide, sum_k + first * wide, wide, 1);
+            for (integer r = 0; r < tall; r++)
+                memcpy(result + r * dqs, out + r * wide, d * sizeof(real));
+        }
+    }
+    real *dk = head_of(p->dk, kb, kh), *dv = head_of(p->dv, kb, kh);
+    for (integer j = 0; j < s; j++) {
+        memcpy(dk + j * p->dk.stride[2], sum_k + j * wide, d * sizeof(real));
+        memcpy(dv + j * p->dv.stride[2], sum_v + j * wide, d * sizeof(real));
     }
 }
 
@@ -90,63 +230,14 @@ EXPORT NAME(attention_forward)(const real *q, const integer *qs, const real *k, 
    dQ = dS K    dK = dS^T Q;   dK and dV are summed over the query heads of a group, in order. */
 EXPORT NAME(attention_backward)(const real *g, const integer *gs, const real *q, const integer *qs,
                                 const real *k, const integer *ks, const real *v, const integer *vs,
-                                const real *o, const integer *os, const real *log_sum, real *dq,
-                                const integer *dqs, real *dk, const integer *dks, real *dv,
-                                const integer *dvs, integer b, integer h, integer hk, integer t,
-                                integer s, integer d, integer causal, real scale) {
-    Shape p = {b, h, hk, t, s, d, causal, scale};
-    integer wide = padded(d), keys = padded(s), group = h / hk;
-#pragma omp parallel num_threads(team(b *h *t *s))
-    {
-        real *kt = malloc(d * keys * sizeof(real)), *vt = malloc(d * keys * sizeof(real));
-        real *rows = malloc(s * wide * sizeof(real));
-        real *sum_k = malloc(s * wide * sizeof(real)), *sum_v = malloc(s * wide * sizeof(real));
-        real *weight = malloc(STRIP * keys * sizeof(real)), *slope = malloc(STRIP * keys * sizeof(real));
-        real *qi = malloc(STRIP * wide * sizeof(real)), *gi = malloc(STRIP * wide * sizeof(real));
-        real *out = malloc(STRIP * wide * sizeof(real));
-#pragma omp for schedule(dynamic, 1)
-        for (integer n = 0; n < b * hk; n++) {
-            integer kb = n / hk, kh = n % hk;
-            transpose(k + at(ks, kb, kh), ks[2], kt, s, d, keys);
-            transpose(v + at(vs, kb, kh), vs[2], vt, s, d, keys);
-            copy_rows(k + at(ks, kb, kh), ks[2], rows, s, d, wide);
-            memset(sum_k, 0, s * wide * sizeof(real));
-            memset(sum_v, 0, s * wide * sizeof(real));
-            for (integer head = kh * group; head < (kh + 1) * group; head++)
-                for (integer i = 0; i < t; i += STRIP) {
-                    integer tall = smaller(STRIP, t - i), seen = visible(&p, i + tall - 1);
-                    const real *oi = o + at(os, kb, head) + i * os[2];
-                    real *result = dq + at(dqs, kb, head) + i * dqs[2];
-                    copy_rows(q + at(qs, kb, head) + i * qs[2], qs[2], qi, tall, d, wide);
-                    copy_rows(g + at(gs, kb, head) + i * gs[2], gs[2], gi, tall, d, wide);
-                    multiply(tall, padded(seen), d, qi, wide, 1, kt, keys, weight, keys, 0);
-                    multiply(tall, padded(seen), d, gi, wide, 1, vt, keys, slope, keys, 0);
-                    for (integer r = 0; r < tall; r++) {
-                        real *wr = weight + r * keys, *sr = slope + r * keys, dot = 0;
-                        real base = log_sum[(kb * h + head) * t + i + r];
-                        integer length = visible(&p, i + r);
-#pragma omp simd reduction(+ : dot)
-                        for (integer j = 0; j < d; j++) dot += gi[r * wide + j] * oi[r * os[2] + j];
-#pragma omp simd
-                        for (integer j = 0; j < length; j++) {
-                            wr[j] = exponential(wr[j] * scale - base);
-                            sr[j] = scale * wr[j] * (sr[j] - dot);
-                        }
-                        memset(wr + length, 0, (seen - length) * sizeof(real));
-                        memset(sr + length, 0, (seen - length) * sizeof(real));
-                    }
-                    multiply(tall, wide, seen, slope, keys, 1, rows, wide, out, wide, 0);
-                    multiply(seen, wide, tall, weight, 1, keys, gi, wide, sum_v, wide, 1);
-                    multiply(seen, wide, tall, slope, 1, keys, qi, wide, sum_k, wide, 1);
-                    for (integer r = 0; r < tall; r++)
-                        memcpy(result + r * dqs[2], out + r * wide, d * sizeof(real));
-                }
-            for (integer j = 0; j < s; j++) {
-                memcpy(dk + at(dks, kb, kh) + j * dks[2], sum_k + j * wide, d * sizeof(real));
-                memcpy(dv + at(dvs, kb, kh) + j * dvs[2], sum_v + j * wide, d * sizeof(real));
-            }
-        }
-        free(kt), free(vt), free(rows), free(sum_k), free(sum_v);
-        free(weight), free(slope), free(qi), free(gi), free(out);
-    }
+                                const real *o, const integer *os, const unsigned char *mask,
+                                const integer *ms, const real *log_sum, real *dq, const integer *dqs,
+                                real *dk, const integer *dks, real *dv, const integer *dvs, integer b,
+                                integer h, integer hk, integer t, integer s, integer d, integer causal,
+                                real scale) {
+    Heads p = {.g = {(real *)g, gs}, .q = {(real *)q, qs}, .k = {(real *)k, ks}, .v = {(real *)v, vs},
+               .o = {(real *)o, os}, .dq = {dq, dqs}, .dk = {dk, dks}, .dv = {dv, dvs},
+               .mask = mask, .mask_stride = ms, .log_sum = (real *)log_sum,
+               .b = b, .h = h, .hk = hk, .t = t, .s = s, .d = d, .causal = causal, .scale = scale};
+    share(backward, &p, b * hk, 10 * b * h * t * s * d);
 }

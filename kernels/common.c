@@ -1,11 +1,5 @@
-/* Threads, and what this CPU can execute. */
+/* What this CPU can execute. */
 #include "common.h"
-
-static int threads = 1;
-
-EXPORT set_threads(int n) { threads = n < 1 ? 1 : n; }
-
-int team(integer operations) { return operations < 16384 ? 1 : threads; }
 
 __attribute__((visibility("default"))) int best_level(void) {
 #if defined(__x86_64__)

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include "pool.h"
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -13,11 +14,8 @@
 
 typedef int64_t integer;
 
-/* The threads for a piece of work: waking them costs as much as some 16,000 simple operations.
-   The split of the work may depend on its shape, never on this number: so results do not either. */
-__attribute__((visibility("hidden"))) int team(integer operations);
-
 INLINE integer smaller(integer a, integer b) { return a < b ? a : b; }
+INLINE integer larger(integer a, integer b) { return a > b ? a : b; }
 INLINE integer blocks_of(integer size, integer n) { return (n + size - 1) / size; }
 
 #ifdef REAL_IS_FLOAT

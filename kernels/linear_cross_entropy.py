@@ -7,13 +7,14 @@ chunks of rows, from the log of each row's sum a second time in the backward pas
 products instead of 3.
 
 Bytes beside the products: the logits, written and read once forward, read and written backward.
-Rows are summed in order; the products are those of numpy's BLAS, whose bits may depend on its
+Rows are summed in order, the products are those of product.py: the same bits with any number of
 threads.
 """
 
 import numpy as np
 
 from .native import contiguous, run, runs
+from .product import product
 
 CHUNK = 1 << 23  # logits: 32 MB in float32; smaller products would be slower
 
@@ -37,7 +38,7 @@ def forward(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
     losses, log_sum = np.empty(len(rows), x.dtype), np.empty(len(rows), x.dtype)
     parts, kept = chunks(len(rows), len(weight)), None
     for part in parts:
-        logits = rows[part] @ weight.T
+        logits = product(rows[part], weight.T)
         run("cross_entropy_forward", logits, targets[part], losses[part], log_sum[part],
             *logits.shape)  # fmt: skip
         kept = logits if len(parts) == 1 else None
@@ -54,16 +55,16 @@ def backward(xp, needs, g, residuals, x, weight, targets, *, ignore_index=-100, 
         g = g / counted(targets)
     (slopes,) = contiguous(np.broadcast_to(np.asarray(g, x.dtype), x.shape[:-1]).reshape(-1))
     dx = np.empty(rows.shape, x.dtype) if needs[0] else None
-    dw = np.zeros(weight.shape, x.dtype) if needs[1] else None
+    dw = np.empty(weight.shape, x.dtype) if needs[1] else None
     for part in chunks(len(rows), len(weight)):
-        logits = rows[part] @ weight.T if kept is None else kept
+        logits = product(rows[part], weight.T) if kept is None else kept
         slope = logits if kept is None else np.empty_like(kept)  # a second backward may come
         run("cross_entropy_backward", logits, targets[part], log_sum[part], slopes[part], slope,
             *logits.shape)  # fmt: skip
         if needs[0]:
-            np.matmul(slope, weight, out=dx[part])
+            product(slope, weight, dx[part])
         if needs[1]:
-            dw += slope.T @ rows[part]
+            product(slope.T, rows[part], dw, add=part.start > 0)
     return [None if dx is None else dx.reshape(x.shape), dw, None]
 
 

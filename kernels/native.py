@@ -58,8 +58,7 @@ def _open(name):
     if not path.exists():
         return None
     try:
-        with _short_spin():
-            found = ctypes.CDLL(str(path))
+        found = ctypes.CDLL(str(path))
     except OSError as error:
         warnings.warn(f"the C kernels cannot be loaded: {error}; numpy runs instead", stacklevel=2)
         return None
@@ -80,23 +79,6 @@ def _digest(folder):
     return hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest().encode()
 
 
-@contextlib.contextmanager
-def _short_spin():
-    """While OpenMP's runtime loads, tell it that idle threads sleep at once.
-
-    By default they spin for milliseconds after each kernel, on the cores that the next matrix
-    product needs. What the user has set stands, and the environment is left as it was.
-    """
-    if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
-        yield
-        return
-    os.environ["GOMP_SPINCOUNT"] = "0"  # a step of a small LLaMA: 90 ms at 10,000, 60 at 0
-    try:
-        yield
-    finally:
-        del os.environ["GOMP_SPINCOUNT"]
-
-
 # ----------------------------------------------------------------------------------- threads
 
 
@@ -109,19 +91,17 @@ def _default_threads():
 
 
 _threads = _default_threads()
-_forked = False
 
 
 def set_num_threads(n):
     """The number of threads of the kernels, and of numpy's matrix products (OpenBLAS), from now on.
 
-    Results do not depend on it. In a forked child the kernels keep to one thread, since OpenMP's
-    threads do not survive a fork. ValueError unless n >= 1.
+    The kernels' results do not depend on it. ValueError unless n >= 1.
     """
     global _threads
     if int(n) != n or n < 1:
         raise ValueError(f"set_num_threads: got {n!r}, expected a whole number from 1 on")
-    _threads = 1 if _forked else int(n)
+    _threads = int(n)
     if loaded.cache_info().currsize and library() is not None:
         library().set_threads(_threads)
     for set_blas in _blas_setters():
@@ -147,17 +127,6 @@ def _blas_setters():
     return found
 
 
-def _after_fork():
-    global _forked, _threads
-    _forked, _threads = True, 1
-    if loaded.cache_info().currsize and library() is not None:
-        library().set_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 # ----------------------------------------------------------------------------------- calling
 
 
@@ -174,21 +143,42 @@ def runs(xp, *arrays):
 def run(name, *args):
     """Call the C function `name` for the dtype of its first array.
 
-    Arrays go by pointer (they must be contiguous), None as a null pointer, ints as int64 and
-    floats as `real`.
+    Arrays go by pointer (they must be contiguous, or their strides go too), None as a null
+    pointer, ints as int64 and floats as `real`.
     """
-    dtype = args[0].dtype
-    function = getattr(library(), f"{name}_{'float' if dtype == SINGLE else 'double'}")
-    real = ctypes.c_float if dtype == SINGLE else ctypes.c_double
-    function(*[_as_c(a, real) for a in args])
+    call(name, args[0].dtype, *args)
 
 
-def _as_c(a, real):
-    if isinstance(a, np.ndarray):
-        return ctypes.c_void_p(a.ctypes.data)
-    if isinstance(a, float):
-        return real(a)
-    return ctypes.c_void_p(None) if a is None else ctypes.c_int64(a)
+def call(name, dtype, *args):
+    """`run` for a dtype that is named; arrays of C pass as they are."""
+    function = _function(name, dtype, tuple(map(type, args)))
+    function(*[address(a) if type(a) is np.ndarray else a for a in args])
+
+
+@functools.cache
+def _function(name, dtype, kinds):
+    """The compiled function, told what the kinds of arguments are in C."""
+    real = {SINGLE: ctypes.c_float, DOUBLE: ctypes.c_double}[dtype]
+    found = library()[f"{name}_{'float' if dtype == SINGLE else 'double'}"]  # one of its own
+    in_c = {int: ctypes.c_int64, float: real}
+    found.argtypes = [in_c.get(kind, ctypes.c_void_p) for kind in kinds]
+    found.restype = None
+    return found
+
+
+def address(a, pointer=ctypes.c_void_p.from_address, header=object.__basicsize__):
+    """Where the numbers of a numpy array begin.
+
+    The pointer is the first thing behind the object's header, by numpy's binary interface;
+    a.ctypes.data says the same, eight times as slowly.
+    """
+    return pointer(id(a) + header).value
+
+
+if address(_probe := np.zeros(2)[1:]) != _probe.ctypes.data:  # another Python, or numpy
+
+    def address(a):
+        return a.ctypes.data
 
 
 def contiguous(*arrays):
@@ -202,5 +192,8 @@ def rows(a):
 
 
 def strides(a):
-    """Entries from one batch, head and row of a (b, h, t, k) to the next."""
-    return np.array(a.strides[:3]) // a.itemsize
+    """Entries from one batch, head and row of a (b, h, t, k) to the next, as a C array."""
+    return _Three(*[s // a.itemsize for s in a.strides[:3]])
+
+
+_Three = ctypes.c_int64 * 3

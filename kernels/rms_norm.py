@@ -23,18 +23,22 @@ def supports(xp, x, weight, *, eps=1e-6):
 
 def forward(xp, x, weight, *, eps=1e-6):
     x, weight = contiguous(x, weight)
-    d = x.shape[-1]
-    y, scale = np.empty_like(x), np.empty(x.size // d, x.dtype)
-    run("rms_norm_forward", x, weight, y, scale, scale.size, d, float(eps))
+    y, scale = np.empty_like(x), np.empty(x.size // x.shape[-1], x.dtype)
+    run("rms_norm_forward", x, None, weight, None, y, scale, scale.size, x.shape[-1], float(eps))
     return y, scale
 
 
 def backward(xp, needs, g, scale, x, weight, *, eps=1e-6):
+    return slopes(needs, g, None, scale, x, weight)
+
+
+def slopes(needs, g, gh, scale, x, weight):
+    """[dx, dw], of which those that are needed; gh (or None) is added to dx."""
     g, x, weight = contiguous(g, x, weight)
     dx = np.empty_like(x) if needs[0] else None
     dw = np.empty_like(weight) if needs[1] else None
     rows, d = scale.size, x.shape[-1]
     block = -(-rows // BLOCKS)
     partial = np.empty((-(-rows // block), d), x.dtype) if needs[1] else None
-    run("rms_norm_backward", g, x, weight, scale, dx, dw, partial, rows, d, block)
+    run("rms_norm_backward", g, gh, x, weight, scale, dx, dw, partial, rows, d, block)
     return [dx, dw]

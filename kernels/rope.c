@@ -1,23 +1,43 @@
 /* The pairs (x_i, x_(i + half)) turned by their angle, or back        see rope.py */
 #include "common.h"
 
+typedef struct {
+    const real *x, *cosine, *sine;
+    const integer *xs, *ys;
+    real *y, sign;
+    integer b, h, t, half;
+} Turn;
+
+/* Every head of one token: one row of the tables serves them all. */
+static void turn(const void *task, integer n) {
+    const Turn *p = task;
+    integer half = p->half, batch = n / p->t, token = n % p->t;
+    const real *restrict c = p->cosine + token * half, *restrict s = p->sine + token * half;
+    real sign = p->sign;
+    for (integer head = 0; head < p->h; head++) {
+        const real *restrict x = p->x + batch * p->xs[0] + head * p->xs[1] + token * p->xs[2];
+        real *restrict y = p->y + batch * p->ys[0] + head * p->ys[1] + token * p->ys[2];
+#pragma omp simd
+        for (integer i = 0; i < half; i++) {
+            real first = x[i], second = x[half + i], z = sign * s[i];
+            y[i] = first * c[i] - second * z;
+            y[half + i] = second * c[i] + first * z;
+        }
+    }
+}
+
+enum { TOKENS = 32 }; /* of a piece */
+
+static void turn_tokens(const void *task, integer piece) {
+    const Turn *p = task;
+    for (integer n = piece * TOKENS; n < smaller((piece + 1) * TOKENS, p->b * p->t); n++) turn(p, n);
+}
+
 /* x and y: (b, h, t, 2 half) with strides (batch, head, row) in entries. cos and sin: (t, half).
    sign 1 turns, -1 turns back. */
 EXPORT NAME(rope_turn)(const real *x, const integer *xs, const real *cosine, const real *sine,
                        real *y, const integer *ys, integer b, integer h, integer t, integer half,
                        real sign) {
-#pragma omp parallel for schedule(static) num_threads(team(4 * b * h * t * half))
-    for (integer n = 0; n < b * t; n++) {
-        const real *c = cosine + n % t * half, *s = sine + n % t * half;
-        for (integer head = 0; head < h; head++) {
-            const real *from = x + n / t * xs[0] + head * xs[1] + n % t * xs[2];
-            real *to = y + n / t * ys[0] + head * ys[1] + n % t * ys[2];
-#pragma omp simd
-            for (integer i = 0; i < half; i++) {
-                real first = from[i], second = from[half + i], z = sign * s[i];
-                to[i] = first * c[i] - second * z;
-                to[half + i] = second * c[i] + first * z;
-            }
-        }
-    }
+    Turn p = {x, cosine, sine, xs, ys, y, sign, b, h, t, half};
+    share(turn_tokens, &p, blocks_of(TOKENS, b * t), 4 * b * h * t * half);
 }

@@ -267,6 +267,18 @@ CASES = {
     "glu": (F.glu, lambda x: x[:, :2] * special.expit(x[:, 2:]), [(3, 4)]),
     "swiglu": (F.swiglu, lambda a, b: a * special.expit(a) * b, [(2, 3), (2, 3)]),
     "dropout": (lambda x: F.dropout(x, 0.4, np.random.default_rng(3)), None, [(4, 5)]),
+    "add_rms_norm": (
+        lambda x, r, w: F.concatenate(F.add_rms_norm(x, r, w)),
+        lambda x, r, w: np.concatenate(
+            [x + r, (x + r) / np.sqrt(((x + r) ** 2).mean(-1, keepdims=True) + 1e-6) * w]
+        ),
+        [(2, 4), (2, 4), (4,)],
+    ),
+    "linear_maps": (
+        lambda x, a, b: F.concatenate(F.linear_maps(x, a, b), -1),
+        lambda x, a, b: np.concatenate([x @ a.T, x @ b.T], -1),
+        [(2, 3), (4, 3), (1, 3)],
+    ),
     "rms_norm": (
         F.rms_norm,
         lambda x, w: x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * w,

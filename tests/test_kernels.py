@@ -27,6 +27,7 @@ LENGTHS = [1, 2, 3, 7, 16, 17, 33]
 
 def pair(name):
     """A function with its kernel, and its definition."""
+    name = name.removeprefix("masked_")
     definition = getattr(tg.functional, name)
     definition = getattr(definition, "definition", definition)
     return fused(getattr(kernels, name))(definition), definition
@@ -56,6 +57,16 @@ def attention(draw, normal):
     return [normal(b, group * hk, t, d), normal(*keys), normal(*keys)], {"causal": causal}
 
 
+def masked_attention(draw, normal):
+    """Any mask of bools that broadcasts, also one that hides everything from a row."""
+    (q, k, v), options = attention(draw, normal)
+    shape = (*q.shape[:3], k.shape[2])
+    shape = tuple(draw(st.sampled_from([1, n])) for n in shape)[draw(st.integers(0, 2)) :]
+    chance = draw(st.sampled_from([0.05, 0.5, 0.95]))
+    mask = np.random.default_rng(draw(st.integers(0, 99))).random(shape) < chance
+    return [q, k, v, mask], options
+
+
 def linear_cross_entropy(draw, normal):
     rows, d, v = (draw(st.sampled_from(LENGTHS)) for _ in range(3))
     targets = draw(st.lists(st.sampled_from([-100, 0, v - 1]), min_size=rows, max_size=rows))
@@ -63,7 +74,21 @@ def linear_cross_entropy(draw, normal):
     return [normal(rows, d), normal(v, d), np.array(targets)], {"reduction": reduction}
 
 
-CASES = [rms_norm, swiglu, rope, attention, linear_cross_entropy]
+def add_rms_norm(draw, normal):
+    (x, weight), options = rms_norm(draw, normal)
+    return [x, normal(*x.shape), weight], options
+
+
+def linear_maps(draw, normal):
+    rows, (d, *widths) = (
+        draw(st.integers(8, 70)),
+        (draw(st.sampled_from([1, 7, 33, 70, 130])) for _ in range(4)),
+    )
+    return [normal(rows, d), *(normal(n, d) for n in widths)], {}
+
+
+CASES = [rms_norm, add_rms_norm, swiglu, rope, attention, masked_attention, linear_maps,
+         linear_cross_entropy]  # fmt: skip
 every_kernel = pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 
 
@@ -88,9 +113,14 @@ def tensors(arrays):
     return [tg.tensor(a, requires_grad=True) if a.dtype.kind == "f" else a for a in arrays]
 
 
+def in_one(y):
+    """The outputs of a function that has several, one after another."""
+    return tg.concatenate([part.reshape(-1) for part in y]) if isinstance(y, tuple) else y
+
+
 def value_and_gradients(f, arrays, options, cotangent):
     xs = tensors(arrays)
-    y = f(*xs, **options)
+    y = in_one(f(*xs, **options))
     wanted = [x for x in xs if isinstance(x, tg.Tensor)]
     return [y, *tg.grad(y, wanted, cotangent(y))]
 
@@ -138,7 +168,7 @@ def test_second_order_of_computed_inputs(case, data):
 
     def curvature(f):
         xs = tensors(arrays)
-        y = f(*[x * 1.5 if isinstance(x, tg.Tensor) else x for x in xs], **options)
+        y = in_one(f(*[x * 1.5 if isinstance(x, tg.Tensor) else x for x in xs], **options))
         wanted = [x for x in xs if isinstance(x, tg.Tensor)]
         slopes = tg.grad(y, wanted, ramp(y), create_graph=True)
         return tg.grad(sum((s * s).sum() for s in slopes), wanted)
@@ -156,11 +186,13 @@ def test_each_gradient_alone(case, data):
     for i, expected in enumerate(together):
         xs = [tg.tensor(a, requires_grad=i == k) if a.dtype.kind == "f" else a
               for k, a in enumerate(arrays)]  # fmt: skip
-        y = kernel(*xs, **options)
+        y = in_one(kernel(*xs, **options))
         np.testing.assert_array_equal(tg.grad(y, xs[i], ramp(y)), expected)
 
 
 LARGE = {
+    "add_rms_norm": [(300, 97), (300, 97), (97,)],
+    "linear_maps": [(300, 97), (50, 97), (131, 97)],
     "rms_norm": [(300, 97), (97,)],
     "swiglu": [(300, 97), (300, 97)],
     "rope": [(2, 3, 65, 34), (65, 17), (65, 17)],
@@ -215,37 +247,111 @@ def test_chunks_of_logits_add_up(rows, monkeypatch):
 # ------------------------------------------------------------------------------------- adamw
 
 
-def plain_adamw(w, g, m, v, *, lr, betas, eps, decay, steps):
+def plain_adamw(updates, *, betas, eps):
     b1, b2 = betas
-    m[...] = b1 * m + (1 - b1) * g
-    v[...] = b2 * v + (1 - b2) * g * g
-    spread = np.sqrt(v / (1 - b2**steps)) + eps
-    w[...] = w * (1 - lr * decay) - lr / (1 - b1**steps) * m / spread
+    for u in updates:
+        m, v = u.slots
+        m[...] = b1 * m + (1 - b1) * u.g
+        v[...] = b2 * v + (1 - b2) * u.g * u.g
+        spread = np.sqrt(v / (1 - b2**u.steps)) + eps
+        u.w[...] = u.w * (1 - u.lr * u.decay) - u.lr / (1 - b1**u.steps) * m / spread
 
 
-SETTINGS = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "decay": 0.1}
+SETTINGS = {"betas": (0.9, 0.99), "eps": 1e-8}
+
+
+def update(w, g, m, v, steps=1, decay=0.1):
+    return tg.optim.Update(w, g, [m, v], {}, 0.01, decay, steps)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", [(1,), (3, 5), (9001,), (130, 257)])
-def test_adamw(shape, dtype):
+@pytest.mark.parametrize("shapes", [[(1,)], [(3, 5), (9001,), (1,)], [(130, 257), (40_000,)]])
+def test_adamw_over_all_parameters(shapes, dtype):
     rng = np.random.default_rng(0)
-    w, g = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
-    ours, theirs = ([w.copy(), g, np.zeros_like(w), np.zeros_like(w)] for _ in range(2))
-    step = accelerated(kernels.adamw)(plain_adamw)
+
+    def start():
+        return [[rng.standard_normal(s).astype(dtype) for s in shapes] for _ in range(2)]
+
+    (ws, gs), kernel = start(), accelerated(kernels.adamw)(plain_adamw)
+    ours, theirs = ([[w.copy(), g, 0 * w, 0 * w] for w, g in zip(ws, gs, strict=True)]
+                    for _ in range(2))  # fmt: skip
     for steps in range(1, 6):
-        step(*ours, **SETTINGS, steps=steps)
-        plain_adamw(*theirs, **SETTINGS, steps=steps)
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=4 * TOLERANCE[dtype])
+        for states, step in ((ours, kernel), (theirs, plain_adamw)):
+            updates = [update(*s, steps + i, 0.1 * i) for i, s in enumerate(states)]
+            step(updates, **SETTINGS)
+    for mine, other in zip(ours, theirs, strict=True):
+        for a, b in zip(mine, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=4 * TOLERANCE[dtype])
 
 
 def test_adamw_yields_to_the_definition_on_views_and_read_only_arrays():
     w = np.ones((4, 4), np.float32)
     frozen = w.copy()
     frozen.flags.writeable = False
-    assert not kernels.adamw.supports(np, w.T[:2], w[:2], w[:2], w[:2], **SETTINGS, steps=1)
-    assert not kernels.adamw.supports(np, frozen, w, w, w, **SETTINGS, steps=1)
+    supports = kernels.adamw.supports
+    assert supports(np, [update(w, frozen, w, w)], **SETTINGS)
+    assert not supports(np, [update(w.T[:2], w[:2], w[:2], w[:2])], **SETTINGS)
+    assert not supports(np, [update(frozen, w, w, w)], **SETTINGS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_squares_of_all_gradients(dtype):
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(dtype) for shape in [(1,), (7, 3), (40_001,)]]
+    found = kernels.squares.forward(np, arrays, scale=1.0)
+    expected = sum(float(x) ** 2 for a in arrays for x in a.ravel())
+    np.testing.assert_allclose(sum(found), expected, rtol=1e-13)  # 40,000 terms in float64
+
+
+# --------------------------------------------------------------------------- fast paths in a model
+
+
+class Wrapped(tg.nn.Module):
+    """Calls what it wraps: a stand-in for any adapter."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def forward(self, *args, **options):
+        return self.inner(*args, **options)
+
+
+PARTS = """
+    embedding norm head layers.0 layers.0.attention layers.0.attention_norm layers.0.feed_forward
+    layers.0.feed_forward_norm layers.0.attention.wq layers.0.attention.wk layers.0.attention.wv
+    layers.0.attention.wo layers.0.feed_forward.gate layers.0.feed_forward.up
+    layers.0.feed_forward.down
+"""
+
+
+@pytest.mark.parametrize("part", [None, *PARTS.split()])
+def test_wrapping_a_part_of_the_model_changes_nothing(part):
+    from tinygrad_ml.llama import Llama, LlamaConfig
+
+    sizes = {"vocab_size": 50, "dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
+    model = Llama(LlamaConfig(**sizes, hidden_dim=48), rng=np.random.default_rng(0))
+    tokens, targets = np.random.default_rng(1).integers(0, 50, (2, 3, 20))
+
+    def loss_and_gradients():
+        model.zero_grad()
+        loss = model.loss(tokens, targets)
+        loss.backward()
+        return [loss.data, *(p.grad.data for p in model.parameters())]
+
+    with tg.use_kernels(False):
+        expected = loss_and_gradients()
+    if part is not None:
+        *path, name = part.split(".")
+        owner = model
+        for key in path:
+            owner = owner[int(key)] if key.isdigit() else getattr(owner, key)
+        if name.isdigit():
+            owner[int(name)] = Wrapped(owner[int(name)])
+        else:
+            setattr(owner, name, Wrapped(getattr(owner, name)))
+    for on in (True, False):
+        with tg.use_kernels(on):
+            assert_close(loss_and_gradients(), expected, np.dtype("float32"))
 
 
 # ----------------------------------------------------------------------------- when it yields
@@ -271,9 +377,9 @@ def test_wrong_shapes_get_the_definitions_error():
         pair("linear_cross_entropy")[0](np.ones((2, 3)), np.ones((4, 3)), np.array([0, 9]))
 
 
-def test_masked_attention_runs_by_definition():
+def test_attention_with_an_added_mask_runs_by_definition():
     kernel, definition = pair("attention")
-    q, mask = np.random.default_rng(0).standard_normal((1, 2, 3, 4)), np.eye(3, dtype=bool)
+    q, mask = np.random.default_rng(0).standard_normal((1, 2, 3, 4)), np.eye(3)
     np.testing.assert_array_equal(kernel(q, q, q, mask), definition(q, q, q, mask))
 
 

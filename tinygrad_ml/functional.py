@@ -193,6 +193,13 @@ def rms_norm(x, weight, *, eps=1e-6):
     return rms_normalized(x, eps=eps) * weight
 
 
+@fused(kernels.add_rms_norm)
+def add_rms_norm(x, residual, weight, *, eps=1e-6):
+    """(h, rms_norm(h)) with h = x + residual      x, residual: (..., d)  w: (d,)"""
+    h = x + residual
+    return h, rms_norm(h, weight, eps=eps)
+
+
 def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
     """y = (x - mean x) / sqrt(var x + eps) * w + b      x: (..., d)  w, b: (d,)      Ba et al. 2016
 
@@ -256,7 +263,7 @@ def projected(xp, x, weight):
 def _projected_vjp_weight(g, x, weight_shape):
     if len(weight_shape) == 2:  # one W for all: its gradient is a sum over all rows
         g, x = _rows(g), _rows(x)
-    return g.swapaxes(-1, -2) @ x
+    return ops.matmul(g.swapaxes(-1, -2), x)
 
 
 def _rows(x):
@@ -273,6 +280,12 @@ def linear(x, weight, bias=None):
         raise ValueError(f"linear: x is {x.shape}, weight {weight.shape}; expected (o, x's last)")
     y = projected(x, weight)
     return y if bias is None else y + bias
+
+
+@fused(kernels.linear_maps)
+def linear_maps(x, *weights):
+    """(x W_1^T, x W_2^T, ...)      x: (..., i)  W: (o, i) -> (..., o) for each W"""
+    return tuple(linear(x, weight) for weight in weights)
 
 
 def embedding(weight, indices):
@@ -697,10 +710,10 @@ def _pool(name, n, x, size, stride, padding, dilation, ceil_mode):
 
 
 __all__ = [
-    "attention", "avg_pool1d", "avg_pool2d", "binary_cross_entropy_with_logits", "conv1d",
-    "conv2d", "cosine_similarity", "cross_entropy", "dropout", "elu", "embedding", "gelu",
-    "gelu_tanh", "glu", "group_norm", "hardtanh", "huber_loss", "kl_div", "l1_loss",
-    "layer_norm", "leaky_relu", "linear", "linear_cross_entropy", "log_sigmoid", "max_pool1d",
-    "max_pool2d", "mish", "mse_loss", "nll_loss", "normalize", "rms_norm", "rope", "selu",
-    "softplus", "swiglu",
+    "add_rms_norm", "attention", "avg_pool1d", "avg_pool2d", "binary_cross_entropy_with_logits",
+    "conv1d", "conv2d", "cosine_similarity", "cross_entropy", "dropout", "elu", "embedding",
+    "gelu", "gelu_tanh", "glu", "group_norm", "hardtanh", "huber_loss", "kl_div", "l1_loss",
+    "layer_norm", "leaky_relu", "linear", "linear_cross_entropy", "linear_maps", "log_sigmoid",
+    "max_pool1d", "max_pool2d", "mish", "mse_loss", "nll_loss", "normalize", "rms_norm", "rope",
+    "selu", "softplus", "swiglu",
 ]  # fmt: skip

@@ -331,6 +331,13 @@ class Linear(Module):
         return functional.linear(x, self.weight, self.bias)
 
 
+def linear_maps(x, *layers, rng=None):
+    """What each layer makes of the same x; plain Linears, which nobody has wrapped, in one go."""
+    if all(type(layer) is Linear and layer.bias is None for layer in layers):
+        return functional.linear_maps(x, *(layer.weight for layer in layers))
+    return tuple(layer(x, rng=rng) for layer in layers)
+
+
 class _Convolution(Module):
     """What the two convolutions share: weight (outputs, inputs / groups, *size), bias, options."""
 
@@ -425,6 +432,14 @@ class RMSNorm(Module):
 
     def forward(self, x, *, rng=None):
         return functional.rms_norm(x, self.weight, eps=self.eps)
+
+
+def add_norm(x, residual, norm, *, rng=None):
+    """(h, norm(h)) with h = x + residual; in one go if the norm is a plain RMSNorm."""
+    if type(norm) is RMSNorm and x.shape == residual.shape:
+        return functional.add_rms_norm(x, residual, norm.weight, eps=norm.eps)
+    h = x + residual
+    return h, norm(h, rng=rng)
 
 
 class LayerNorm(Module):

@@ -10,9 +10,11 @@ Everything that the tape can derive well from these stands in functional.py.
 # fmt: off
 import math
 
+from . import kernels
 from .autograd import Op, op
 from .backend import scatter_add as _scatter_add
 from .backend import to_device as _to_device
+from .fused import accelerated
 
 # --- arithmetic
 
@@ -692,9 +694,19 @@ scatter_along.vjp(x=lambda g, indices, axis: take_along_axis(g, indices=indices,
 @op
 def matmul(xp, a, b):
     """(..., n, k) @ (..., k, m) -> (..., n, m); a one-axis argument loses its axis again"""
+    if b.ndim == 2 and a.ndim > 1 and a.size * b.shape[1] >= _LARGE:
+        return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
     if a.ndim > 2 and b.ndim == 2:  # one large product instead of many small ones
         return xp.matmul(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
     return xp.matmul(a, b)
+
+
+@accelerated(kernels.product)
+def _product(a, b):
+    return a @ b
+
+
+_LARGE = kernels.product.WORTH  # below it the look for a kernel would cost more than it saves
 
 
 def _rows(x):

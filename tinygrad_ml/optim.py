@@ -12,6 +12,7 @@ numbers refuses to run backward after it.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,18 @@ from .tensor import Tensor
 def matrices(parameter):
     """Whether weight decay applies: to matrices, and not to gains and biases."""
     return parameter.ndim >= 2
+
+
+class Update(NamedTuple):
+    """What one parameter's step needs: its array, gradient, slots and numbers."""
+
+    w: Any
+    g: Any
+    slots: list
+    group: dict
+    lr: float
+    decay: float
+    steps: int
 
 
 class Optimizer:
@@ -78,26 +91,31 @@ class Optimizer:
         for name, p, _ in ready:
             if p.grad.shape != p.shape:
                 raise ValueError(f"step: {name} is {p.shape}, its gradient {p.grad.shape}")
-        for name, p, group in ready:
-            self._step_one(name, p, group, group["lr"] * factor)
+        updates = [self._update(name, p, group, group["lr"] * factor) for name, p, group in ready]
+        self.update_all(updates)
+        for (name, p, _), done in zip(ready, updates, strict=True):
+            self.state[name]["steps"] = done.steps
+            if done.w is p.data:
+                p.version[0] += 1
+            else:
+                p.assign_(done.w)
+            self.versions[name] = p.version[0]
         self.steps += 1
 
-    def _step_one(self, name, p, group, lr):
+    def update_all(self, updates):
+        """Make every Update, a few rows at a time."""
+        for u in updates:
+            xp = namespace([u.w, u.g, *u.slots])
+            for w, g, *slots in _pieces(xp, u.w, u.g, *u.slots):
+                self.update(xp, w, g, slots, u.group, u.lr, u.decay, u.steps)
+
+    def _update(self, name, p, group, lr):
         state = self._state(name, p)
-        steps = state["steps"] + 1
-        w, g = self._weights(name, p, state), p.grad.data
-        slots = [state[slot] for slot in self.slots]
-        xp = namespace([w, g, *slots])  # refuses two devices
+        w, slots = self._weights(name, p, state), [state[slot] for slot in self.slots]
+        g = p.grad.data.astype(w.dtype, copy=False)
+        namespace([w, g, *slots])  # refuses two devices
         decay = group["weight_decay"] if self.decays(p) else 0.0
-        for w_piece, g_piece, *pieces in _pieces(xp, w, g, *slots):
-            g_piece = g_piece.astype(w.dtype, copy=False)
-            self.update(xp, w_piece, g_piece, pieces, group, lr, decay, steps)
-        state["steps"] = steps
-        if w is p.data:
-            p.version[0] += 1
-        else:
-            p.assign_(w)
-        self.versions[name] = p.version[0]
+        return Update(w, g, slots, group, lr, decay, state["steps"] + 1)
 
     def _state(self, name, p):
         """The slots of a parameter, zero before its first step."""
@@ -242,18 +260,34 @@ class Adam(Optimizer):
             _expect("betas", beta, 0, 1)
         _expect("eps", group["eps"], 0)
 
-    def update(self, xp, w, g, slots, group, lr, decay, steps):
-        if decay:
-            g = g + decay * w
-        self.descend(xp, w, g, slots, group, lr, steps)
+    def update_all(self, updates):
+        for settings, some in _by_settings(updates):
+            adamw([self.plain(u) for u in some], **settings)
 
-    def descend(self, xp, w, g, slots, group, lr, steps, decay=0.0):
-        adamw(w, g, *slots, lr=lr, betas=group["betas"], eps=group["eps"], decay=decay, steps=steps)
+    def plain(self, u):
+        """The update without what AdamW does not do: a decay within the gradient."""
+        return u._replace(g=u.g + u.decay * u.w, decay=0.0) if u.decay else u
+
+
+def _by_settings(updates):
+    """Pairs ({betas, eps}, the updates of one dtype that share them)."""
+    found = {}
+    for u in updates:
+        key = (tuple(u.group["betas"]), u.group["eps"], u.w.dtype)
+        found.setdefault(key, []).append(u)
+    return [({"betas": betas, "eps": eps}, some) for (betas, eps, _), some in found.items()]
 
 
 @accelerated(kernels.adamw)
-def adamw(w, g, m, v, *, lr, betas, eps, decay, steps):
-    """One step of AdamW on arrays, in place (of Adam with decay 0)."""
+def adamw(updates, *, betas, eps):
+    """One step of AdamW for each Update, whose slots are m and v, in place."""
+    for u in updates:
+        xp = namespace([u.w, u.g, *u.slots])
+        for w, g, m, v in _pieces(xp, u.w, u.g, *u.slots):
+            _descend(w, g, m, v, u.lr, betas, eps, u.decay, u.steps)
+
+
+def _descend(w, g, m, v, lr, betas, eps, decay, steps):
     b1, b2 = betas
     if decay:
         w *= 1 - lr * decay
@@ -279,8 +313,8 @@ class AdamW(Adam):
     ):
         super().__init__(parameters, lr, betas, eps, weight_decay, **shared)
 
-    def update(self, xp, w, g, slots, group, lr, decay, steps):
-        self.descend(xp, w, g, slots, group, lr, steps, decay)
+    def plain(self, u):
+        return u
 
 
 PIECE = 65536  # entries: a piece's temporaries stay in the cache, which beats whole arrays by half
@@ -394,15 +428,21 @@ def grad_norm(parameters):
 
 
 def _norm(gradients, scale):
-    squares = []
     with np.errstate(over="ignore"):  # grad_norm sees the inf and divides first
-        for g in gradients:
-            for (piece,) in _pieces(namespace([g]), g):
-                x = piece.astype(dtypes.float64).ravel()
-                if scale != 1.0:
-                    x /= scale
-                squares.append(x @ x)
-    return math.sqrt(sum(map(float, squares)))  # one wait for the GPU, after all is queued
+        return math.sqrt(sum(map(float, squares(gradients, scale=scale))))
+
+
+@accelerated(kernels.squares)
+def squares(arrays, *, scale):
+    """Numbers in float64 that sum to the sum of (x / scale)^2 over all arrays."""
+    found = []
+    for x in arrays:
+        for (piece,) in _pieces(namespace([x]), x):
+            wide = piece.astype(dtypes.float64).ravel()
+            if scale != 1.0:
+                wide /= scale
+            found.append(wide @ wide)
+    return found  # of a GPU's arrays: nobody has waited for it yet
 
 
 # ---------------------------------------------------------------------------------- schedules

@@ -207,8 +207,8 @@ class Block(nn.Module):
             cache=cache,
             rng=rng,
         )
-        x = x + attended
-        return x + self.feed_forward(self.feed_forward_norm(x, rng=rng), rng=rng)
+        x, normed = nn.add_norm(x, attended, self.feed_forward_norm, rng=rng)
+        return x + self.feed_forward(normed, rng=rng)
 
 
 class Attention(nn.Module):
@@ -227,8 +227,10 @@ class Attention(nn.Module):
         self.wo = nn.Linear(inner, config.dim, rng=rng, init=_residual(config), **place)
 
     def forward(self, x, *, positions, mask=None, past=None, cache=None, rng=None):
-        q = self.queries(x, positions, rng=rng)  # (b, h, t, k)
-        k, v = self.keys(x, positions, rng=rng), self.values(x, rng=rng)  # (b, g, t, k)
+        q, k, v = nn.linear_maps(x, self.wq, self.wk, self.wv, rng=rng)
+        q = positions.rotate(split_heads(q, self.n_heads))  # (b, h, t, k)
+        k = positions.rotate(split_heads(k, self.n_kv_heads))  # (b, g, t, k)
+        v = split_heads(v, self.n_kv_heads)
         if past is not None:
             k, v = (_joined(old, new) for old, new in zip(past, (k, v), strict=True))
         if cache is not None:
@@ -266,7 +268,8 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(wide, d, rng=rng, init=_residual(config), **place)
 
     def forward(self, x, *, rng=None):
-        return self.down(functional.swiglu(self.gate(x, rng=rng), self.up(x, rng=rng)), rng=rng)
+        gate, up = nn.linear_maps(x, self.gate, self.up, rng=rng)
+        return self.down(functional.swiglu(gate, up), rng=rng)
 
 
 def _residual(config):

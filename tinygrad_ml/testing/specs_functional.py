@@ -66,6 +66,10 @@ declare(F.rms_normalized, options(shaped((2, 3), domain=MILD), {"eps": 1e-6}),
         lambda x, *, eps: _rms(x, eps), analytic=True)
 declare(F.rms_norm, shaped((2, 3, 4), (4,), domain=NARROW), lambda x, w: _rms(x, 1e-6) * w,
         analytic=True, exact=False)
+declare(F.add_rms_norm, shaped((2, 4), (2, 4), (4,), domain=NARROW),
+        lambda x, r, w: (x + r, _rms(x + r, 1e-6) * w), analytic=True, exact=False)
+declare(F.linear_maps, shaped((2, 3), (4, 3), (1, 3)), lambda x, a, b: (x @ a.T, x @ b.T),
+        analytic=True, exact=False)
 declare(F.layer_norm, shaped((2, 4), (4,), (4,), domain=NARROW, flavours=APART), _layer_norm,
         analytic=True)
 declare(lambda x, w, b: F.group_norm(x, 2, w, b),
