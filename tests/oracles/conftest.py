@@ -7,7 +7,7 @@ def pytest_terminal_summary(terminalreporter):
     totals = defaultdict(Counter)
     for reports in terminalreporter.stats.values():
         for report in reports:
-            if getattr(report, "when", None) == "call":
+            if getattr(report, "when", None) == "teardown":
                 for key, value in report.user_properties:
                     if key == "oracle":
                         totals[value[0]].update(value[1])

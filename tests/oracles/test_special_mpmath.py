@@ -275,7 +275,8 @@ TWO = {  # ours, value, derivatives, and what their ulps are of
 def test_function_of_two_numbers(name, dtype):
     ours, value, derivatives, size, dsize = TWO[name]
     least = np.finfo(dtype).tiny  # the hypotenuse of two subnormals has no digits
-    pairs = st.tuples(numbers(dtype), numbers(dtype)).filter(lambda p: max(map(abs, p)) >= least)
+    unsigned_zero = numbers(dtype).map(lambda x: x + 0)  # mpmath has no -0, where arctan2 is -pi
+    pairs = st.tuples(unsigned_zero, unsigned_zero).filter(lambda p: max(map(abs, p)) >= least)
 
     @given(st.lists(pairs, min_size=1, max_size=20))
     def check(points):
