@@ -1,6 +1,6 @@
 """Logistic regression from its derivation, on two of the irises, with pictures.
 
-    python examples/02_logistic_iris.py [picture.png]
+    python examples/02_logistic_iris.py [folder for the picture]
 
 1. The logistic distribution. Say that a flower leans towards class 1 by w x + b + e, and that it
    falls there if this is above 0. If the noise e is logistic, F(e) = 1 / (1 + exp(-e)), then
@@ -54,7 +54,7 @@ def newton(X, y, steps=12):
     return np.array(path)
 
 
-def draw(X, y, path, file):
+def draw(X, y, path, folder):
     import matplotlib
 
     matplotlib.use("Agg")
@@ -80,19 +80,20 @@ def draw(X, y, path, file):
     right.plot(*path[-1][:2], "*", color="red", markersize=15)
     right.set(xlabel="w of length", ylabel="w of width", title="log-likelihood; Newton's steps")
     figure.colorbar(levels, ax=right)
-    figure.savefig(file, dpi=110)
-    print(f"drawn: {file}")
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "logistic_iris.png", dpi=110)
+    print(f"wrote {folder / 'logistic_iris.png'}")
 
 
-def main(file=None):
+def main(folder=None):
     X, y = irises()
     path = newton(X, y)
     model = LogisticRegression(penalty=None).fit(X, y.astype(int))
     print("\nby hand ", path[-1], "\nby class", model.coef_[0], model.intercept_)
     print(f"gradient {model.gradient_norm_:.0e}, solver {model.solver_}\n")
     print(model.summary(X, y.astype(int)))
-    if file:
-        draw(X, y, path, file)
+    if folder:
+        draw(X, y, path, Path(folder))
 
 
 if __name__ == "__main__":

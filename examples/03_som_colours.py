@@ -51,6 +51,7 @@ def draw(alone, together, path):
     ]:
         plot_cells(som, som.codebook_.reshape(*som.shape, 3), place, title=title)
     plot_u_matrix(together, axes[2], title="distance to the neighbours")
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     print(f"wrote {path}")
 

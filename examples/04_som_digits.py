@@ -46,6 +46,7 @@ def draw(som, X, y, folder):
     plot_u_matrix(som, axes[0])
     plot_hits(som, X, axes[1])
     plot_labels(som, X, y, axes[2])
+    folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "som_digits.png")
 
     rows, columns = som.shape

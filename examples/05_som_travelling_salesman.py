@@ -69,6 +69,7 @@ def draw(cities, rings, path):
         place.scatter(*cities.T, color="crimson", s=15, zorder=2)
         place.set(title=title, aspect="equal")
         place.set_axis_off()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     print(f"wrote {path}")
 
