@@ -403,7 +403,7 @@ def encode(y, weight):
     classes = _distinct(y if counted.all() else y[counted])
     if len(classes) < 2:
         raise ValueError(
-            f"y: got one class only, {classes[0]!r} (among samples of weight > 0); a classifier "
+            f"y: got one class only, {classes[0]} (among samples of weight > 0); a classifier "
             "needs at least two classes"
         )
     codes = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
