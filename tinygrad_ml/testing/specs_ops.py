@@ -60,7 +60,9 @@ declare(ops.add, binary(), np.add, analytic=True)
 declare(ops.sub, binary(), np.subtract, analytic=True)
 declare(ops.mul, binary(), np.multiply, analytic=True)
 declare(ops.div, binary(REAL, POSITIVE), np.divide, analytic=True,
-        torch="div", jax="divide")
+        torch="div", jax="divide", subgradients=(
+    Subgradient("1 / 0", ([1.0], [0.0]), ([np.inf], [-np.inf]), says="the limits from above"),
+    Subgradient("0 / 0", ([0.0], [0.0]), ([np.inf], [np.nan]), says="inf to a, NaN to b"),))
 declare(ops.neg, unary(), np.negative, analytic=True)
 
 
