@@ -543,6 +543,16 @@ def test_derivatives_where_a_square_overflows_or_vanishes(f, at, expected):
     np.testing.assert_allclose(tg.grad(f(x), x).item(), expected, rtol=1e-14)
 
 
+def test_gradient_of_cross_entropy_in_any_layout():
+    logits, targets = np.random.default_rng(0).normal(size=(2, 4, 3)), np.array([[2, 0, 1, 1]] * 2)
+    found = []
+    for x in (logits, np.asfortranarray(logits), logits.swapaxes(1, 2).copy().swapaxes(1, 2)):
+        x = tg.borrow(x, requires_grad=True)
+        found.append(tg.grad(F.cross_entropy(x, targets), x).numpy())
+    np.testing.assert_allclose(found[0].sum(-1), 0, atol=1e-15)  # softmax less one-hot
+    np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-14)
+
+
 def test_topk_of_unsigned_numbers():
     values, places = F.topk(np.array([0, 3, 1], np.uint8), 2)  # whose negatives are not in order
     assert (values.tolist(), places.tolist()) == ([3, 1], [1, 2])

@@ -529,10 +529,10 @@ nll.vjp(logits=lambda g, logits, targets: softmax_residual(logits, targets=targe
 @op
 def softmax_residual(xp, logits, *, targets):
     """softmax(logits) - onehot(targets), the derivative of nll      shapes as there"""
-    p = logits - logits.max(axis=-1, keepdims=True)
+    p = xp.ascontiguousarray(logits - logits.max(axis=-1, keepdims=True))
     p = xp.exp(p, out=p)
     p /= p.sum(axis=-1, keepdims=True)
-    rows = p.reshape((-1, p.shape[-1]))  # a view: 1 is taken off in place, without a second array
+    rows = p.reshape((-1, p.shape[-1]))  # a view, as p is contiguous: 1 is taken off in place
     rows[xp.arange(len(rows)), targets.reshape(-1)] -= 1
     return p
 softmax_residual.vjp(logits=lambda g, logits: softmax.vjps["x"][0](g, softmax(logits), -1))
