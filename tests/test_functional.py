@@ -553,6 +553,15 @@ def test_gradient_of_cross_entropy_in_any_layout():
     np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-14)
 
 
+def test_bounds_of_clip_on_the_tape_have_gradients():
+    x, low = (tg.tensor(v, requires_grad=True) for v in ([0.0, 2.0, 5.0], [1.0, 1.0, 1.0]))
+    for y in (x.clip(low, 4), tg.clip(x, low, 4)):
+        assert y.tolist() == [1, 2, 4]
+        assert [g.tolist() for g in tg.grad(y.sum(), [x, low])] == [[0, 1, 0], [1, 0, 0]]
+    y = tg.clip(x, 3.0, low)  # as numpy: max has the last word
+    assert y.tolist() == np.clip(x.numpy(), 3.0, low.numpy()).tolist()
+
+
 def test_topk_of_unsigned_numbers():
     values, places = F.topk(np.array([0, 3, 1], np.uint8), 2)  # whose negatives are not in order
     assert (values.tolist(), places.tolist()) == ([3, 1], [1, 2])

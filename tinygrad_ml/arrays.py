@@ -147,8 +147,14 @@ def pad(x, widths, value=0, mode="constant"):
 
 
 def clip(x, min=None, max=None):
-    """x held between min and max; the gradient passes at both bounds."""
-    return ops.clip(x, min=min, max=max)
+    """x held between min and max; the gradient passes at both bounds.
+
+    With a bound that is a Tensor it is minimum(maximum(x, min), max): bounds have gradients too.
+    """
+    if not isinstance(min, Value) and not isinstance(max, Value):
+        return ops.clip(x, min=min, max=max)
+    x = x if min is None else ops.maximum(x, min)
+    return x if max is None else ops.minimum(x, max)
 
 
 def round(x, decimals=0):
@@ -383,12 +389,15 @@ def sort(x, axis=-1, descending=False):
     return ops.take_along_axis(x, indices=order, axis=_axis(axis, x.ndim))
 
 
-def topk(x, k, axis=-1):
-    """The k greatest entries in descending order, and their places as a plain integer array."""
+def topk(x, k, axis=-1, largest=True):
+    """The k greatest entries in descending order, and their places as a plain integer array.
+
+    largest=False: the smallest, in ascending order.
+    """
     axis = _axis(axis, x.ndim)
     if not 0 <= k <= x.shape[axis]:
         raise ValueError(f"k: got {k}, expected 0 to {x.shape[axis]}, the length of axis {axis}")
-    places = _along(argsort(x, axis, descending=True), axis, slice(k))
+    places = _along(argsort(x, axis, descending=largest), axis, slice(k))
     return ops.take_along_axis(x, indices=places, axis=axis), places
 
 

@@ -167,7 +167,7 @@ class Tensor(Value):
     sigmoid = ops.sigmoid.method()
     softmax = ops.softmax.method()
     log_softmax = ops.log_softmax.method()
-    clip = ops.clip.method()
+    clip = lambda self, min=None, max=None: functional.clip(self, min, max)
     round = ops.round.method()
     square = lambda self: functional.square(self)
     sum = ops.sum.method()

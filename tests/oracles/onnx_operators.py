@@ -178,8 +178,7 @@ def one_hot(indices, depth, values, *, axis=-1):
 
 
 def top_k(x, k, *, axis=-1, largest=1, sorted=1):
-    refuse(not largest, "the smallest ones")
-    return tg.topk(x, int(ints(k)[0]), axis)
+    return tg.topk(x, int(ints(k)[0]), axis, bool(largest))
 
 
 def triangle(x, k=None, *, upper=1):

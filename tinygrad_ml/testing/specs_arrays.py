@@ -54,6 +54,8 @@ declare(arrays.logit, unary(Domain(0.05, 0.95, (1e-30,))), scipy.special.logit)
 declare(arrays.nan_to_num, unary(Domain(-3, 3, (np.inf, -np.inf, np.nan))), np.nan_to_num)
 declare(arrays.clip, options(unary(), {"min": -1.0, "max": 1.0}, {"max": 0.5}),
         lambda x, *, min=None, max=None: np.clip(x, min, max), kinks=_clip_kinks)
+declare(lambda x, low, high: arrays.clip(x, low, high), shaped((2, 3), (3,), (2, 1), flavours=("plain",)),
+        lambda x, low, high: np.minimum(np.maximum(x, low), high), name="arrays.clip (bounds)")
 declare(arrays.round, unary(MILD, flavours=("plain",)), np.round)
 declare(arrays.astype, options(unary(MILD), {"dtype": "float64"}), lambda x, *, dtype: x * 1,
         analytic=True)
@@ -105,8 +107,10 @@ declare(arrays.sort, along(MILD, **APART), np.sort, subgradients=(
     Subgradient("sort of equal entries", ([2.0, 1.0, 1.0],), ([1.0, 1.0, 1.0],),
                 says="each entry keeps the gradient of its (stable) place"),))
 declare(lambda x, **o: arrays.topk(x, **o)[0],
-        options(shaped((3, 4), **APART), {"k": 2}, {"k": 1, "axis": 0}, {"k": 0}),
-        lambda x, k, axis=-1: np.flip(np.sort(x, axis), axis).take(range(k), axis),
+        options(shaped((3, 4), **APART), {"k": 2}, {"k": 1, "axis": 0}, {"k": 0},
+                {"k": 3, "largest": False}),
+        lambda x, k, axis=-1, largest=True: (np.flip(np.sort(x, axis), axis) if largest
+                                             else np.sort(x, axis)).take(range(k), axis),
         name="arrays.topk")
 declare(arrays.quantile, options(shaped((3, 4), **APART), {"q": 0.5}, {"q": 0.3, "axis": 0},
         {"q": 1.0, "axis": (0, 1), "keepdims": True}, {"q": 0.4, "method": "midpoint"},
