@@ -187,6 +187,12 @@ def quantile(x, q, dim=None, keepdim=False, *, interpolation="linear"):
     return tg.quantile(x, q, axes(x, dim), keepdim, interpolation)
 
 
+def median(x, dim=None, keepdim=False):
+    """torch takes the lower one of two in the middle."""
+    y = tg.quantile(x, 0.5, axes(x, dim), keepdim, "lower")
+    return y if dim is None else (y, None)
+
+
 def differences(x, n=1, dim=-1, prepend=None, append=None):
     return tg.diff(x, n, dim, prepend, append)
 
@@ -199,6 +205,13 @@ def topk(x, k, dim=-1, largest=True, sorted=True):
 @with_axes
 def index_add(x, dim, index, source, *, alpha=1):
     return tg.index_add(x, (slice(None),) * (dim % x.ndim) + (index,), alpha * source)
+
+
+@with_axes
+def scatter_add(x, dim, index, src):
+    places = list(np.indices(index.shape, sparse=True))
+    places[dim] = index
+    return tg.index_add(x, tuple(places), src[tuple(slice(n) for n in index.shape)])
 
 
 def index_put(x, indices, values, accumulate=False):
@@ -401,6 +414,12 @@ def gelu(x, *, approximate="none"):
     return F.gelu_tanh(x) if approximate == "tanh" else F.gelu(x)
 
 
+def prelu(x, weight):
+    """One slope, or one for each channel."""
+    one_each = (-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else (-1,)
+    return F.leaky_relu(x, tg.reshape(weight, () if weight.size == 1 else one_each))
+
+
 def softplus(x, beta=1, threshold=20):
     refuse(beta != 1 or threshold < 20, "a softplus of another steepness or threshold")
     return F.softplus(x)
@@ -546,6 +565,7 @@ OURS = {
     "masked_fill": filled,
     # activations
     "nn.functional.gelu": gelu,
+    "nn.functional.prelu": prelu,
     "nn.functional.softplus": softplus,
     "nn.functional.leaky_relu": lambda x, negative_slope=0.01: F.leaky_relu(x, negative_slope),
     "nn.functional.elu": lambda x, alpha=1.0: F.elu(x, alpha),
@@ -575,6 +595,7 @@ OURS = {
         moment(tg.var)(x, dim, *rest, keepdim=keepdim, **options),
         tg.mean(x, None if isinstance(dim, bool) else axes(x, dim), keepdim)),
     "quantile": quantile,
+    "median": median,
     "cumsum": along(tg.cumsum),
     "cumprod": along(tg.cumprod),
     "diff": differences,
@@ -588,6 +609,8 @@ OURS = {
     "allclose": lambda a, b, **options: tg.allclose(a, b, **options),
     "searchsorted": searchsorted,
     "argwhere": with_axes(lambda x: np.stack(tg.nonzero(x), -1)),
+    "nonzero": with_axes(lambda x, *, as_tuple=False: tg.nonzero(x) if as_tuple
+                         else np.stack(tg.nonzero(x), -1)),
     # order
     "sort": lambda x, *args, **options: (sorting(tg.sort)(x, *args, **options),
                                          sorting(tg.argsort)(x, *args, **options)),
@@ -639,6 +662,7 @@ OURS = {
     **dict.fromkeys(("unfold", "unfold_copy"), windows),
     # picking and placing
     "__getitem__": lambda x, index: x[index],
+    "slice": lambda x, dim=0, start=None, end=None, step=1: at(x, dim, slice(start, end, step)),
     "select": lambda x, dim, index: at(x, dim, index),
     **dict.fromkeys(("narrow", "narrow_copy"),
                     lambda x, dim, start, length: at(
@@ -649,6 +673,7 @@ OURS = {
         x, index.ravel() if dim is None else index, dim),
     "gather": picked,
     "scatter": scattered,
+    "scatter_add": scatter_add,
     "index_add": index_add,
     "index_put": index_put,
     "masked_select": lambda x, mask: tg.broadcast_to(x, np.broadcast_shapes(x.shape, mask.shape))[
