@@ -8,13 +8,15 @@ shows it, with default tolerances, at the same point. Before that the same funct
 mistake has to pass ("false alarm" if not), lest the checker complain of something else.
 
     torch       torch.autograd.gradcheck(f, args), which looks at the first derivative
-    + second    the same and torch.autograd.gradgradcheck
-    fast        gradcheck(..., fast_mode=True)
+    torch all   the same, forward mode where the function has one, and gradgradcheck
+    torch fast  gradcheck(..., fast_mode=True)
     JAX         jax.test_util.check_grads(f, args, order=2), in float64 and in float32
     HIPS        autograd.test_util.check_grads(f)(*args), to the second order
     ours        tinygrad_ml.testing.check_grads(f, args)
 
 n/a: the library has no such thing (JAX's arrays cannot be written to and have no strides).
+With torch 2.13, JAX 0.10 and autograd 1.9: 9, 14 and 9 of 24, 15 of 21 and 10 of 20, 15 of 24;
+ours 24.
 """
 
 import importlib.util
@@ -260,21 +262,23 @@ def in_torch():
 
         return Function.apply
 
-    def checked(check):
+    def checked(everything=False, **options):
         def run(c):
             torch.manual_seed(0)
-            check(function(c), [torch.tensor(a, requires_grad=True) for a in c.args])
+            f, args = function(c), [torch.tensor(a, requires_grad=True) for a in c.args]
+            forward = everything and c.tangent is not None
+            torch.autograd.gradcheck(f, args, check_forward_ad=forward, **options)
+            if everything:
+                torch.autograd.gradgradcheck(f, args)
 
         return run
 
-    first = torch.autograd.gradcheck
-
-    def second(f, args):
-        first(f, args)
-        torch.autograd.gradgradcheck(f, args)
-
-    fast = checked(lambda f, args: first(f, args, fast_mode=True))
-    return {"torch": (L, checked(first)), "+ second": (L, checked(second)), "fast": (L, fast)}
+    columns = {
+        "torch": checked(),
+        "torch all": checked(True),
+        "torch fast": checked(fast_mode=True),
+    }
+    return {name: (L, run) for name, run in columns.items()}
 
 
 def in_jax():
@@ -336,7 +340,7 @@ def in_autograd():
 
 
 CHECKERS = {  # where the library is missing its columns are empty
-    "torch": (in_torch, ("torch", "+ second", "fast")),
+    "torch": (in_torch, ("torch", "torch all", "torch fast")),
     "jax": (in_jax, ("JAX f64", "JAX f32")),
     "autograd": (in_autograd, ("HIPS",)),
 }
