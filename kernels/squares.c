@@ -11,10 +11,11 @@ typedef struct {
 
 static void sum_block(const void *task, integer b) {
     const Squares *p = task;
+    const real *x = p->x;
     double sum = 0;
     integer end = smaller((b + 1) * BLOCK, p->n);
 #pragma omp simd reduction(+ : sum)
-    for (integer i = b * BLOCK; i < end; i++) sum += (double)p->x[i] * p->x[i];
+    for (integer i = b * BLOCK; i < end; i++) sum += (double)x[i] * x[i];
     p->sums[b] = sum;
 }
 

@@ -1,18 +1,28 @@
-"""One training step of a LLaMA: ours, against the same model written by hand, and torch's.
+"""One training step of a LLaMA: ours, against the same model by hand and in torch.
 
-    python tests/benchmarks/train_step.py [--size S] [--size M] [--rounds 15] [--no-kernels]
+    python tests/benchmarks/train_step.py [--size S] [--size M] [--size L] [--seconds 60]
+        [--peers hand torch compile] [--json FILE] [--no-kernels]
 
 By hand means forward and backward in plain numpy as one writes it who knows the model and wants
 speed: the same products, work in place, no tape, no checks. All start from the same weights and
-see the same batch; steps are taken in turn, so that the machine's moods hit everybody alike, and
-medians are compared. The losses printed must agree.
+see the same batch, and the losses printed must agree. Steps are taken in turn, so that the
+machine's moods hit everybody alike, until a size has used its seconds. Printed are medians, the
+least (on a busy machine the better measure), and the processor's time, in milliseconds; the floor
+is the products and the bytes of the step at the speeds that this machine reached in the same run.
+Memory is the growth of the process's peak over a step, each in a process of its own.
 """
 
 import argparse
+import json
 import math
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 import tinygrad_ml as tg
 from tinygrad_ml import optim
@@ -22,7 +32,12 @@ from tinygrad_ml.llama import Llama, LlamaConfig
 SIZES = {
     "S": (dict(vocab_size=256, dim=128, n_layers=4, n_heads=4, hidden_dim=352), 8, 128),
     "M": (dict(vocab_size=4096, dim=288, n_layers=6, n_heads=6, hidden_dim=768), 8, 256),
-}
+    "L": (
+        dict(vocab_size=8192, dim=768, n_layers=12, n_heads=12, n_kv_heads=4, hidden_dim=2048),
+        2,
+        512,
+    ),
+}  # the model, batch, context
 RATE, BETAS, DECAY, EPS = 1e-3, (0.9, 0.95), 0.1, 1e-8
 
 
@@ -209,7 +224,7 @@ def by_hand(config, weights, tokens, targets):
 # ------------------------------------------------------------------------------------- torch
 
 
-def torch_eager(config, weights, tokens, targets):
+def torch_step(config, weights, tokens, targets, compiled=False):
     """A function that makes one step and returns the loss; attention and norms are torch's own."""
     import torch
     import torch.nn.functional as F
@@ -230,7 +245,7 @@ def torch_eager(config, weights, tokens, targets):
         return x * cos + torch.cat([-x2, x1], -1) * sin
 
     def heads(x):
-        return x.view(b, t, h, k).transpose(1, 2)
+        return x.view(b, t, -1, k).transpose(1, 2)
 
     def forward():
         x = F.embedding(ids, w["embedding.weight"])
@@ -238,13 +253,17 @@ def torch_eager(config, weights, tokens, targets):
             p = f"layers.{i}."
             n = F.rms_norm(x, (config.dim,), w[p + "attention_norm.weight"], 1e-5)
             q, key, value = (heads(n @ w[f"{p}attention.w{c}.weight"].T) for c in "qkv")
-            y = F.scaled_dot_product_attention(rotated(q), rotated(key), value, is_causal=True)
+            y = F.scaled_dot_product_attention(
+                rotated(q), rotated(key), value, is_causal=True, enable_gqa=key.shape[1] < h
+            )
             x = x + y.transpose(1, 2).reshape(b, t, -1) @ w[p + "attention.wo.weight"].T
             n = F.rms_norm(x, (config.dim,), w[p + "feed_forward_norm.weight"], 1e-5)
             gate, up = (n @ w[f"{p}feed_forward.{name}.weight"].T for name in ("gate", "up"))
             x = x + (F.silu(gate) * up) @ w[p + "feed_forward.down.weight"].T
         logits = F.rms_norm(x, (config.dim,), w["norm.weight"], 1e-5) @ w["head.weight"].T
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+
+    forward = torch.compile(forward) if compiled else forward
 
     def step():
         loss = forward()
@@ -257,43 +276,146 @@ def torch_eager(config, weights, tokens, targets):
     return step
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", action="append", choices=list(SIZES))
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--no-kernels", action="store_true", help="every function by definition")
-    arguments = parser.parse_args()
-    _keep_freed_memory()
-    with tg.use_kernels(not arguments.no_kernels):
-        for size in arguments.size or SIZES:
-            compare(size, arguments.rounds)
+STEPS = {
+    "ours": ours,
+    "hand": by_hand,
+    "torch": torch_step,
+    "compile": lambda *given: torch_step(*given, compiled=True),
+}
 
 
-def compare(size, rounds):
+def prepared(size, name):
+    """The function that makes one step, from the same weights on the same batch for all."""
     sizes, b, t = SIZES[size]
     config, rng = LlamaConfig(**sizes), np.random.default_rng(0)
     weights = Llama(config, rng=rng).state_dict()
     text = rng.integers(0, config.vocab_size, (b, t + 1))
-    batch = text[:, :-1].copy(), text[:, 1:].copy()
-    steps = {"ours": ours(config, weights, *batch), "by hand": by_hand(config, weights, *batch)}
-    try:
-        steps["torch"] = torch_eager(config, weights, *batch)
-    except ImportError:
-        print("torch is not installed: left out")
-    times, losses = {name: [] for name in steps}, {}
-    for _ in range(rounds + 2):
-        for name, step in steps.items():
-            begin = time.perf_counter()
-            losses[name] = step()
-            times[name].append(time.perf_counter() - begin)
-    print(f"{size}: {sizes}, batch {b}, context {t}; kernels: {tg.kernels_used() or 'none'}")
-    mine = float(np.median(times["ours"][2:]))  # the first two warm up
-    for name, taken in times.items():
-        median = float(np.median(taken[2:]))
+    return STEPS[name](config, weights, text[:, :-1].copy(), text[:, 1:].copy())
+
+
+def compare(size, peers, seconds):
+    """{name: figures} of one size, printed as they are found."""
+    if SIZES[size][0].get("n_kv_heads"):
+        peers = [p for p in peers if p != "hand"]  # its heads are not grouped
+    steps = {name: prepared(size, name) for name in tqdm(peers, f"{size}: set up", leave=False)}
+    losses = {name: [step() for _ in range(2)][-1] for name, step in steps.items()}  # warm up
+    walls, used = ({name: [] for name in steps} for _ in range(2))
+    begin = time.perf_counter()
+    with tqdm(total=seconds, desc=size, unit="s", leave=False) as bar:
+        while len(walls["ours"]) < 3 or time.perf_counter() - begin < seconds:
+            for name, step in steps.items():
+                wall, cpu = time.perf_counter(), time.process_time()
+                losses[name] = step()
+                used[name].append(time.process_time() - cpu)
+                walls[name].append(time.perf_counter() - wall)
+            bar.n = min(seconds, round(time.perf_counter() - begin))
+            bar.refresh()
+    found = {
+        name: {
+            "median": 1e3 * float(np.median(walls[name])),
+            "least": 1e3 * min(walls[name]),
+            "cpu": 1e3 * float(np.median(used[name])),
+            "peak_mb": peak(size, name),
+            "loss": losses[name],
+        }
+        for name in steps
+    }
+    report(size, found, floor(size), len(walls["ours"]))
+    return found
+
+
+def report(size, found, floor_ms, rounds):
+    sizes, b, t = SIZES[size]
+    print(f"{size}: {sizes}, batch {b}, context {t}; {rounds} rounds, floor {floor_ms:.0f} ms")
+    print(f"  {'ms':8}{'median':>9}{'least':>9}{'cpu':>9}{'MB':>8}   it / ours: median, least, cpu")
+    for name, row in found.items():
+        ratios = "".join(f"{row[k] / found['ours'][k]:8.2f}" for k in ("median", "least", "cpu"))
         print(
-            f"  {name:8} {1e3 * median:8.1f} ms   ours takes {mine / median:.2f} of it   "
-            f"loss after {rounds + 2} steps {losses[name]:.5f}"
+            f"  {name:8}{row['median']:9.1f}{row['least']:9.1f}{row['cpu']:9.1f}"
+            f"{row['peak_mb']:8.0f}   {ratios}   loss {row['loss']:.5f}"
         )
+
+
+def peak(size, name):
+    """Megabytes by which the peak of a fresh process grows from before its first step to after."""
+    command = [sys.executable, __file__, "--size", size, "--peak-of", name]
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    return float(done.stdout.split()[-1])
+
+
+def print_peak(size, name):
+    step = prepared(size, name)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of what comes now (Linux)
+    before = peak_rss()
+    for _ in range(2):
+        step()
+    print(peak_rss() - before)
+
+
+def peak_rss():
+    """Megabytes that this process has had in memory at most."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def floor(size):
+    """Milliseconds for the step's products and its least bytes at this machine's best speeds."""
+    sizes, b, t = SIZES[size]
+    config = LlamaConfig(**sizes)
+    d, k, wide, rows = config.dim, config.head_dim, config.hidden_dim, b * t
+    inner, shared = config.n_heads * k, config.n_kv_heads * k
+    maps = config.n_layers * (2 * d * (inner + shared) + 3 * d * wide) + d * config.vocab_size
+    attended = config.n_layers * config.n_heads * b * t * t // 2 * k
+    operations = 2 * 3 * rows * maps + 2 * 7 * attended
+    entries = rows * config.n_layers * (14 * d + 6 * wide) + 3 * rows * config.vocab_size
+    return 1e3 * (operations / product_speed() + 4 * (entries + 7 * maps) / copy_speed())
+
+
+def product_speed(n=1024):
+    """Multiplications and additions a second in a square product."""
+    a = np.ones((n, n), np.float32)
+    return 2 * n**3 / least(lambda: tg.matmul(a, a))
+
+
+def copy_speed():
+    """Bytes a second, read and written, of a large copy."""
+    a = np.ones(32_000_000, np.float32)
+    b = np.empty_like(a)
+    return 2 * a.nbytes / least(lambda: np.copyto(b, a))
+
+
+def least(run, repeats=7):
+    taken = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - begin)
+    return min(taken)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", action="append", choices=list(SIZES))
+    parser.add_argument("--seconds", type=float, default=60, help="for each size")
+    parser.add_argument("--peers", nargs="*", default=["hand", "torch"], choices=list(STEPS))
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--no-kernels", action="store_true", help="every function by definition")
+    parser.add_argument("--peak-of", choices=list(STEPS), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.peak_of:
+        return print_peak(given.size[0], given.peak_of)
+    _keep_freed_memory()
+    print(f"kernels: {tg.kernels.level()}, {tg.kernels.get_num_threads()} threads, "
+          f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    with tg.use_kernels(not given.no_kernels):
+        peers = ["ours", *given.peers]
+        found = {size: compare(size, peers, given.seconds) for size in given.size or SIZES}
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1))
+    return None
 
 
 if __name__ == "__main__":
