@@ -5,6 +5,7 @@ linked into one library per level: the running program picks the best that its C
 """
 
 import hashlib
+import os
 import platform
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from setuptools.command.build_ext import build_ext
 
 FLAGS = ["-O3", "-std=gnu11", "-fopenmp-simd", "-fvisibility=hidden",
          "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]  # fmt: skip
+# TINYGRAD_ML_SANITIZE=address,undefined: every access and every operation of the C is checked
+SANITIZE = os.environ.get("TINYGRAD_ML_SANITIZE", "")
+CHECKED = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g1", "-O1"] if SANITIZE else []
+
+ONLY = os.environ.get("TINYGRAD_ML_LEVELS", "base v3 v4").split()  # what is built, base too
+
 LEVELS = {"base": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     LEVELS["v3"] = ["-mavx2", "-mfma"]
@@ -70,8 +77,8 @@ def library(level, flags):
         SOURCES,
         depends=HEADERS,
         optional=True,
-        extra_compile_args=FLAGS + flags,
-        extra_link_args=["-pthread"],
+        extra_compile_args=FLAGS + flags + CHECKED,
+        extra_link_args=["-pthread", *CHECKED[:1]],
     )
 
 
@@ -82,6 +89,8 @@ setup(
         "tinygrad_ml": ["py.typed"],
         "tinygrad_ml.kernels": ["*.c", "*.h", "*.cu", "*.cuh", "README.md"],
     },
-    ext_modules=[library(level, flags) for level, flags in LEVELS.items()],
+    ext_modules=[
+        library(level, flags) for level, flags in LEVELS.items() if level in ("base", *ONLY)
+    ],
     cmdclass={"build_ext": BuildKernels},
 )
