@@ -562,6 +562,32 @@ def test_bounds_of_clip_on_the_tape_have_gradients():
     assert y.tolist() == np.clip(x.numpy(), 3.0, low.numpy()).tolist()
 
 
+def test_a_learned_scale_of_attention_has_a_gradient():
+    rng = np.random.default_rng(0)
+    q, k, v = (tg.tensor(rng.normal(size=(1, 2, 3, 4)).astype("float32")) for _ in range(3))
+    f = lambda scale: F.attention(q, k, v, scale=scale).sum()
+    scale = tg.tensor(0.3, requires_grad=True)
+    difference = (f(0.31).item() - f(0.29).item()) / 0.02
+    assert abs(tg.grad(f(scale), scale).item() - difference) < 1e-3 * abs(difference)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x, s: F.pad(x, 1, value=s),
+        lambda x, s: F.rms_norm(x, tg.ones((3,)), eps=s),
+        lambda x, s: F.quantile(x, s),
+        lambda x, s: tg.ops.clip(x, max=s),
+    ],
+)
+def test_an_option_on_the_tape_is_refused_where_it_would_get_no_gradient(f):
+    x, s = tg.tensor(np.ones((2, 3)), requires_grad=True), tg.tensor(0.5, requires_grad=True)
+    with pytest.raises(TypeError):
+        f(x, s)
+    with tg.no_grad():
+        f(x, 0.5)
+
+
 def test_topk_of_unsigned_numbers():
     values, places = F.topk(np.array([0, 3, 1], np.uint8), 2)  # whose negatives are not in order
     assert (values.tolist(), places.tolist()) == ([3, 1], [1, 2])

@@ -408,6 +408,8 @@ def quantile(x, q, axis=None, keepdims=False, method="linear"):
     method: "linear", or "lower", "higher", "nearest", "midpoint" of the neighbours
     As in numpy, a NaN among the entries makes the result NaN.
     """
+    if getattr(q, "requires_grad", False):
+        raise TypeError("q: a Tensor that requires a gradient, and a quantile's place gets none")
     parts = np.asarray(array_of(q), dtype=float)
     if not ((parts >= 0) & (parts <= 1)).all():
         raise ValueError(f"q: got {q}, expected numbers from 0 to 1")

@@ -425,6 +425,12 @@ class Op:
             self.plans[needs] = plan
         if not plan.arguments:
             return None
+        for name, option in options.items():
+            if isinstance(option, Value) and option.birth:
+                raise TypeError(
+                    f"{self.__name__}: {name} is a Tensor that requires a gradient, and an option "
+                    f"gets none; pass a number, or {name}.detach()"
+                )
         saved = []
         for kind, key in plan.keep:
             version = None

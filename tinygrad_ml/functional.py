@@ -17,6 +17,7 @@ from .arrays import (
     _xp,
     array_of,
     astype,
+    clip,
     einsum,
     full_precision,
     mean,
@@ -79,7 +80,7 @@ def mish(x):
 
 def hardtanh(x, low=-1.0, high=1.0):
     """x held between low and high."""
-    return ops.clip(x, min=low, max=high)
+    return clip(x, low, high)
 
 
 def glu(x, axis=-1):

@@ -63,6 +63,7 @@ def fused(kernel):
             arrays = [a.data if isinstance(a, Value) else a for a in args]
             xp = namespace(arrays)
             known = all(a is None or isinstance(a, xp.ndarray) for a in arrays)
+            known = known and not any(isinstance(o, Value) for o in options.values())
             if not known or not kernel.supports(xp, *arrays, **options):
                 return definition(*args, **options)
             y, residuals = kernel.forward(xp, *arrays, **options)
