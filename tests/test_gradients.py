@@ -165,6 +165,7 @@ SHAPED = {
     "vdot": (tg.vdot, "nm", "nm"),
     "vstack": (lambda a, b: tg.vstack([a, b]), "nm", "km"),
     # functional
+    "add_rms_norm": (lambda x, h, w: list(tg.add_rms_norm(x, h, w)), "bn4", "bn4", "4"),
     "attention": (lambda q, k, v: tg.attention(q, k, v, causal=True), "b4n2", "b2n2", "b2n2"),
     "avg_pool1d": (lambda x: tg.avg_pool1d(x, 2, padding=1), "bn4"),
     "avg_pool2d": (lambda x: tg.avg_pool2d(x, 2, 1), "bn34"),
@@ -183,6 +184,7 @@ SHAPED = {
     "linear": (tg.linear, "bnk", "mk", "m"),
     "linear_cross_entropy": (lambda x, w: tg.linear_cross_entropy(
         x, w, np.array([1, 0, -100])), "3k", "4k"),
+    "linear_maps": (lambda x, v, w: list(tg.linear_maps(x, v, w)), "nk", "mk", "3k"),
     "max_pool1d": (lambda x: tg.max_pool1d(x, 2), "bn4"),
     "max_pool2d": (lambda x: tg.max_pool2d(x, 2, 1, padding=1), "bn33"),
     "nll_loss": (lambda x: tg.nll_loss(x, np.array([1, 0, -100]), reduction="sum"), "34"),
