@@ -593,6 +593,11 @@ def test_topk_of_unsigned_numbers():
     assert (values.tolist(), places.tolist()) == ([3, 1], [1, 2])
 
 
+def test_a_cosine_keeps_half_types():
+    x = tg.tensor(np.ones((2, 3)), dtype="bfloat16")
+    assert F.cosine_similarity(x, x).dtype == tg.bfloat16
+
+
 def test_a_cosine_of_stretched_vectors_is_one_of_the_whole_vectors():
     a, b = tg.tensor([[2.0]]), tg.tensor([[1.0, 1.0]])  # (2, 2) and (1, 1) are parallel
     assert abs(F.cosine_similarity(a, b).item() - 1) < 1e-6

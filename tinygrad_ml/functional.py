@@ -244,9 +244,10 @@ def normalize(x, axis=-1, eps=1e-12):
 
 def cosine_similarity(a, b, axis=-1, eps=1e-8):
     """The cosine of the angle between a and b along the axis; 0 with a zero vector."""
+    dtype = dtypes.promote(a.dtype, b.dtype)
     shape = _xp(a, b).broadcast_shapes(a.shape, b.shape)  # first: a stretched axis counts in |a|
     a, b = (ops.broadcast_to(full_precision(x), shape=shape) for x in (a, b))
-    return ops.sum(normalize(a, axis, eps) * normalize(b, axis, eps), axis=axis)
+    return astype(ops.sum(normalize(a, axis, eps) * normalize(b, axis, eps), axis=axis), dtype)
 
 
 # ----------------------------------------------------------------------- linear maps, embedding
