@@ -131,9 +131,9 @@ class Tensor(Value):
         """The place of the smallest entry, as a plain integer array."""
         return self.data.argmin(axis=axis, keepdims=keepdims)
 
-    def argsort(self, axis=-1):
+    def argsort(self, axis=-1, descending=False):
         """The order that sorts it (stable), as a plain integer array."""
-        return backend.namespace([self.data]).argsort(self.data, axis=axis, kind="stable")
+        return functional.argsort(self, axis, descending)
 
     def all(self, axis=None, keepdims=False):
         """Whether all entries are nonzero, as a plain boolean array."""
@@ -227,8 +227,8 @@ class Tensor(Value):
     def dot(self, other):
         return functional.dot(self, other)
 
-    def sort(self, axis=-1):
-        return functional.sort(self, axis)
+    def sort(self, axis=-1, descending=False):
+        return functional.sort(self, axis, descending)
 
     # --- other libraries
 
