@@ -2,10 +2,12 @@
 
 import pytest
 
-from tinygrad_ml import arrays, functional, linalg, ops
+from tinygrad_ml import arrays, functional, linalg, ops, quant
+from tinygrad_ml.estimators import som_soft
 from tinygrad_ml.testing import check_op, registry
 
-registry.require_complete(ops, arrays, functional, linalg, exempt=registry.NOT_DIFFERENTIABLE)
+MODULES = (ops, arrays, functional, linalg, quant, som_soft)
+registry.require_complete(*MODULES, exempt=registry.NOT_DIFFERENTIABLE)
 
 
 @pytest.mark.parametrize("name", sorted(registry.registry()))

@@ -80,6 +80,11 @@ def test_no_false_alarm(name, seed):
 
 
 @seeds
+def test_no_false_alarm_where_it_is_steep_at_one_point_and_flat_beside_it(seed):
+    check_grads(lambda x: tg.tanh(3000 * x + 0.5), [np.array([0.0])], probe=False, seed=seed)
+
+
+@seeds
 def test_no_false_alarm_when_ill_conditioned(seed):
     u, _ = np.linalg.qr(normal(seed, 4, 4))
     a = u @ np.diag([1, 0.1, 1e-2, 1e-3]) @ u.T

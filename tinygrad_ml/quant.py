@@ -18,6 +18,7 @@ import numpy as np
 
 from .autograd import op
 from .backend import namespace
+from .ops import matmul
 
 
 class Format(NamedTuple):
@@ -99,7 +100,7 @@ def quantized_matmul(xp, x, *, blocks, format):
     return xp.matmul(x, dequantize(blocks, format, x.dtype).T)
 
 
-quantized_matmul.vjp(x=lambda g, blocks, format: g @ dequantize(blocks, format, g.dtype))
+quantized_matmul.vjp(x=lambda g, blocks, format: matmul(g, dequantize(blocks, format, g.dtype)))
 
 
 def _format(name):

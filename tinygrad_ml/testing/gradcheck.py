@@ -230,7 +230,8 @@ class Check:
         self.seed, self.rng = seed, np.random.default_rng(seed)
         self.rounding, self.name, self.repro = rounding * EPS, name, repro
         self.scale = self._scale(Flat(f, args))
-        self.ordinary = 0.0  # a gradient of ordinary size: one much smaller is rounding itself
+        self.ordinary = {}  # of each variable, a gradient of ordinary size: what is much smaller
+        # is rounding itself
         used = {str(a.dtype) for a in args if _is_float(a)}
         self.result = Result(name, cases=1, dtypes=used)
 
@@ -258,7 +259,8 @@ class Check:
             flat = Flat(flat.pullback(u), flat.variables)
             noise = np.abs(u) @ size / self._reach(flat)
             if k == 1:
-                self.ordinary = min(noise[np.isfinite(noise)], default=0.0)
+                parts = enumerate(flat.split(noise))
+                self.ordinary = {i: min(p[np.isfinite(p)], default=0.0) for i, p in parts}
             y = flat(flat.x)
 
     def _compare(self, flat, k, noise, rough):
@@ -479,7 +481,7 @@ class Check:
         ):
             for k, (g, h) in enumerate(zip(first, found, strict=True)):
                 same = np.array_equal(g, h.data, equal_nan=True)
-                if not same and (exact or not self._close(flat, g, h.data)):
+                if not same and (exact or not self._close(k, g, h.data)):
                     self._fail(f"{what} gives another gradient of variable {k}: "
                                f"{_difference(g, h.data)}")  # fmt: skip
 
@@ -498,7 +500,7 @@ class Check:
             if text == "c u":
                 size = [tiny * s for s in size]
             for k, (g, h, s) in enumerate(zip(found, expected, size, strict=True)):
-                if not self._close(flat, g, h, s):
+                if not self._close(k, g, h, s):
                     self._fail(f"not linear in the cotangent: pull({text}) of variable {k}: "
                                f"{_difference(g, h)}")  # fmt: skip
 
@@ -509,7 +511,7 @@ class Check:
         beside = Tensor.leaf(np.zeros(y.shape, y.dtype), requires_grad=True)
         *found, direct = grad(inner + beside, [*leaves, beside], u)
         for k, (g, h) in enumerate(zip(first, found, strict=True)):
-            if not self._close(flat, g, h.data):
+            if not self._close(k, g, h.data):
                 self._fail(f"another gradient of variable {k} when it is a computed value: "
                            f"{_difference(g, h.data)}")  # fmt: skip
         if not np.array_equal(direct.data, u):
@@ -527,16 +529,16 @@ class Check:
             leaves, z = flat.record(others)
             found = grad(z, leaves, laid_out(u, layout) if layout != "read-only" else u)
             for k, (g, h) in enumerate(zip(first, found, strict=True)):
-                if not self._close(flat, g, h.data):
+                if not self._close(k, g, h.data):
                     self._fail(f"another gradient of variable {k} in the layout {layout}: "
                                f"{_difference(g, h.data)}")  # fmt: skip
 
-    def _close(self, flat, g, h, size=None):
-        """Equal to rounding; NaN and inf in the same places."""
+    def _close(self, k, g, h, size=None):
+        """Whether two gradients of variable k are equal to rounding; NaN and inf in one place."""
         finite = np.isfinite(g) & np.isfinite(h)
         eps = dtypes.finfo(g.dtype).eps / EPS if g.size else 1
         size = np.maximum(np.abs(g), np.abs(h)) if size is None else size
-        largest = np.max(np.where(np.isfinite(size), size, 0), initial=self.ordinary)
+        largest = np.max(np.where(np.isfinite(size), size, 0), initial=self.ordinary.get(k, 0.0))
         near = np.abs(g - h) <= self.rounding * float(eps) * largest
         if np.isnan(g).any() or np.isnan(h).any() or not finite.all():
             return bool(np.all(near | ~finite))

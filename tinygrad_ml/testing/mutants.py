@@ -1,26 +1,52 @@
 """Is the checker good enough? Make every rule of the library wrong in many ways, and count.
 
-A mutant is a vjp with one mistake built in. It is killed when some case of the op's spec raises;
-a survivor is a mistake that the suite would let through, or a mutant that is no mistake: those
-stand in EQUIVALENT, each with its reason.
+A mutant is a vjp with one mistake built in, or a kernel's backward pass with one of its gradients
+spoilt. It is killed when some case of the function's spec raises; a survivor is a mistake that the
+suite would let through, or a mutant that is no mistake: those stand in EQUIVALENT, each with its
+reason.
 
-    python -m tinygrad_ml.testing.mutants [OP ...]     prints which case killed which mutant
+    python -m tinygrad_ml.testing.mutants [--jobs N] [OP ...]     which case killed which mutant
 """
 
+import argparse
 import sys
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from .. import arrays, functional, linalg, ops
+from .. import arrays, functional, kernels, linalg, ops, quant
 from ..autograd import Op, Value
 from . import registry
 from .strategies import Draw
 
-MODULES = (ops, arrays, functional, linalg)
+MODULES = (ops, arrays, functional, linalg, quant)
 MUTATIONS: dict = {}
+
+
+class Rule(NamedTuple):
+    """One derivative that can be made wrong.
+
+    vjp    vjp(g, *saved) -> gradient; `names` says what is saved
+    plant  plant(wrong vjp): a context in which the library computes by it
+    """
+
+    spec: registry.OpSpec
+    argument: str
+    vjp: Callable
+    names: tuple
+    plant: Callable
+    numbers: bool = True  # whether numbers are saved, by which a mistake can be told
+    recorded: bool = True  # whether the vjp itself can be differentiated
+
+    @property
+    def name(self):
+        """e.g. ops.mul.a"""
+        return f"{self.spec.name}.{self.argument}"
 
 
 class Verdict(NamedTuple):
@@ -47,7 +73,7 @@ def _plain(x):
 
 
 def _saved_arrays(saved):
-    flat = [part for x in saved for part in (x if isinstance(x, tuple) else (x,))]
+    flat = [part for x in saved for part in (x if type(x) is tuple else (x,))]
     return [_plain(x) for x in flat if isinstance(_plain(x), np.ndarray)]
 
 
@@ -163,24 +189,88 @@ def other_bits_when_recorded(vjp, names):
 
 
 def rules():
-    """(spec, op, argument) of every vjp of the library that the registry has a spec for."""
+    """Every Rule of the library for which the registry has a spec."""
     specs = registry.registry()
     for module in MODULES:
-        for name, op in list(vars(module).items()):
-            if isinstance(op, Op) and op.__module__ == module.__name__:
-                spec = specs.get(f"{module.__name__.rpartition('.')[2]}.{name}")
-                for argument in op.vjps if spec else ():
-                    yield spec, op, argument
+        short = module.__name__.rpartition(".")[2]
+        for name, f in list(vars(module).items()):
+            spec = specs.get(f"{short}.{name}")
+            if spec is None or f.__module__ != module.__name__:
+                continue
+            if isinstance(f, Op):
+                for argument, (vjp, names) in list(f.vjps.items()):
+                    plant = partial(planted, f, argument)
+                    numbers = not {"y", *f.arguments}.isdisjoint(names)
+                    yield Rule(spec, argument, vjp, names, plant, numbers)
+            elif hasattr(f, "kernel") and kernels.level() != "off":
+                yield from _kernel_rules(spec, f.kernel)
 
 
-def mutants(op, argument):
+def _kernel_rules(spec, kernel):
+    """A Rule for each gradient that the kernel computed in some case of the spec."""
+    right, computed = kernel.backward, set()
+
+    def spy(xp, needs, *rest, **options):
+        found = right(xp, needs, *rest, **options)
+        computed.update(i for i, g in enumerate(found) if needs[i] and g is not None)
+        return found
+
+    with _replaced(kernel, spy):
+        for seed in range(20):
+            registry.check_case(spec, registry.sample(spec, Draw(seed)), seed)
+    if not computed:
+        raise LookupError(f"{spec.name}: no case of its spec reaches the kernel")
+    for i in sorted(computed):
+        vjp = lambda g, *saved, i=i: right(*_call_of(saved, g), **saved[0].options)[i]
+        yield Rule(spec, f"kernel[{i}]", vjp, (), partial(_spoilt, kernel, i), recorded=False)
+
+
+class _Call(NamedTuple):
+    """What a kernel's backward pass was given besides the cotangent."""
+
+    xp: object
+    needs: list
+    residuals: object
+    options: dict
+
+
+def _call_of(saved, g):
+    call, *arrays_ = saved
+    return call.xp, call.needs, g, call.residuals, *arrays_
+
+
+@contextmanager
+def _spoilt(kernel, i, wrong):
+    """Within it, the i-th gradient of the kernel is the wrong one."""
+    right = kernel.backward
+
+    def backward(xp, needs, g, residuals, *arrays_, **options):
+        found = list(right(xp, needs, g, residuals, *arrays_, **options))
+        if needs[i] and found[i] is not None:
+            found[i] = wrong(g, _Call(xp, needs, residuals, options), *arrays_)
+        return found
+
+    with _replaced(kernel, backward):
+        yield
+
+
+@contextmanager
+def _replaced(kernel, backward):
+    right, kernel.backward = kernel.backward, backward
+    try:
+        yield
+    finally:
+        kernel.backward = right
+
+
+def mutants(rule):
     """(name, wrong vjp) of every mistake that can be made in one rule."""
-    vjp, names = op.vjps[argument]
-    saves_numbers = not {"y", *op.arguments}.isdisjoint(names)
     for name, make in MUTATIONS.items():
-        if make in (wrong_at_0, nan_when_large) and not saves_numbers:
+        if make in (wrong_at_0, nan_when_large) and not rule.numbers:
             continue  # they look at the saved numbers
-        wrong = make(vjp, names)
+        if make in (swapped_saved_values, detached, other_bits_when_recorded) and not rule.recorded:
+            continue  # C reads memory by the shapes it is told, and a kernel is never recorded
+        wrong = make(rule.vjp, rule.names)
         if wrong is not None:
             yield name, wrong
 
@@ -198,32 +288,32 @@ def planted(op, argument, wrong):
         op.plans.clear()
 
 
-def trial(spec, op, argument, name, wrong, cases=60):
+def trial(rule, name, wrong, cases=60):
     """The Verdict on one mutant: the first case that it does not pass."""
-    rule = f"{spec.name}.{argument}"
-    with planted(op, argument, wrong), warnings.catch_warnings():
+    spec = rule.spec
+    with rule.plant(wrong), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for seed in range(cases):
             try:
                 registry.check_case(spec, registry.sample(spec, Draw(seed)), seed)
             except Exception:  # whatever is raised, the mistake was noticed
-                return Verdict(rule, name, seed)
+                return Verdict(rule.name, name, seed)
         try:
             registry.check_subgradients(spec)
         except Exception:
-            return Verdict(rule, name, -1)
-    return Verdict(rule, name, None)
+            return Verdict(rule.name, name, -1)
+    return Verdict(rule.name, name, None)
 
 
 def verdicts(names=(), every=1, cases=60):
     """The Verdicts on the mutants of all rules (or some), on each `every`-th: a sample that still
     covers each rule, and each mutation."""
-    for k, (spec, op, argument) in enumerate(rules()):
-        if names and spec.name not in names:
+    for k, rule in enumerate(rules()):
+        if names and rule.spec.name not in names:
             continue
-        for i, (name, wrong) in enumerate(mutants(op, argument)):
+        for i, (name, wrong) in enumerate(mutants(rule)):
             if (i + k) % every == 0:
-                yield trial(spec, op, argument, name, wrong, cases)
+                yield trial(rule, name, wrong, cases)
 
 
 def survivors(found):
@@ -267,18 +357,34 @@ EQUIVALENT = {
 }
 
 
-def main(argv):
+def _verdicts_of(name):
+    return list(verdicts([name]))
+
+
+def all_verdicts(names=(), jobs=1):
+    """The Verdicts on all mutants, several functions at a time."""
+    names = names or sorted({rule.spec.name for rule in rules()})
+    with ProcessPoolExecutor(jobs) as pool:
+        for found in pool.map(_verdicts_of, names):
+            yield from found
+
+
+def main(argv=None):
     """Print the verdict on each mutant; 1 if one survives."""
+    parser = argparse.ArgumentParser("python -m tinygrad_ml.testing.mutants", description=__doc__)
+    parser.add_argument("op", nargs="*", help="names, as in 'softmax' or 'linalg.det'; all if none")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
+    asked = parser.parse_args(argv)
     found = []
-    for v in verdicts([registry.find(n).name for n in argv]):
+    for v in all_verdicts([registry.find(n).name for n in asked.op], asked.jobs):
         found.append(v)
         how = "survived" if v.seed is None else f"killed by case {v.seed}"
         reason = EQUIVALENT.get((v.rule, v.mutation), "") if v.seed is None else ""
-        print(f"{v.rule:<40}{v.mutation:<30}{how} {reason}")
+        print(f"{v.rule:<40}{v.mutation:<30}{how} {reason}", flush=True)
     left = survivors(found)
     print(f"{len(found)} mutants, {len(left)} survivors")
     return 1 if left else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

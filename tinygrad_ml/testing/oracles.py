@@ -87,13 +87,30 @@ def _extrapolated(central, floor, scatter):
     moves = np.abs(np.diff(fourth, axis=0))  # moves[k] leads from fourth[k] to fourth[k + 1]
     bars = np.full(fourth.shape, np.inf)
     for k, h in enumerate(steps[1:]):
-        moved = np.fmax.reduce(moves[max(k - 1, 0) : k + 1])  # NaN where neither is known
+        first = min(max(k - 1, 0), len(moves) - 2)  # two moves, at either end too
+        moved = np.fmax.reduce(moves[first : first + 2])  # NaN where neither is known
         rounding = 8 * EPS * np.maximum(floor, np.abs(fourth[k])) + 4 * scatter  # x + h v rounds
         bars[k] = 4 * moved + rounding / h  # 4: two steps may err alike
     bars[~np.isfinite(bars) | ~np.isfinite(fourth)] = np.inf
+    bars[_refuted(fourth, bars)] = np.inf
     best = np.argmin(bars, axis=0)[None]
     slope = np.take_along_axis(fourth, best, 0)[0]
     return Slope(slope, slope, np.take_along_axis(bars, best, 0)[0])
+
+
+def _refuted(fourth, bars):
+    """Which estimates two finer ones contradict: F has a feature that their steps jump over.
+
+    e.g. tanh(1000 x) about 0: to steps of 0.1 it is constant on either side, and they agree.
+    A contradiction is by much, a hundredth of the size: finer steps are the noisier ones.
+    """
+    found = np.zeros(bars.shape, bool)
+    for k in range(len(bars) - 2):
+        finer = fourth[k + 1 :]
+        apart = np.abs(finer - fourth[k])
+        much = apart > np.maximum(4 * (bars[k + 1 :] + bars[k]), 0.01 * np.abs(finer))
+        found[k] = (much[:-1] & much[1:]).any(axis=0)
+    return found
 
 
 def one_sided(F, x, v, scatter=0.0):

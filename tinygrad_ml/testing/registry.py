@@ -68,11 +68,13 @@ class OpSpec:
 
 REGISTRY: dict[str, OpSpec] = {}
 PROFILES = {"ci": 8, "thorough": 400}  # cases of each function
-TABLES = ("specs_ops", "specs_arrays", "specs_functional", "specs_linalg")
+TABLES = ("specs_ops", "specs_arrays", "specs_functional", "specs_linalg", "specs_models")
 NOT_DIFFERENTIABLE = {  # public all the same, and why there is nothing to check
     "ops.last_writes": "its result is boolean",
     "ops.flip": "the arrays' function of that name is checked",
     "linalg.matrix_rank": "its result is an integer",
+    "quant.dequantize": "from bytes, of which there is no derivative",
+    "quant.quantize_q8_0": "its result is bytes",
     **{f"arrays.{name}": "a question: its result is a plain array" for name in (
         "all", "allclose", "any", "argmax", "argmin", "argsort", "array_equal", "count_nonzero",
         "equal", "greater", "greater_equal", "isclose", "isfinite", "isinf", "isnan", "less",

@@ -22,6 +22,11 @@ def options(inputs, *choices):
     return lambda draw: (inputs(draw), draw.pick(choices))
 
 
+def either(*inputs):
+    """One of several ways to make inputs."""
+    return lambda draw: draw.pick(inputs)(draw)
+
+
 def listed(function):
     """A function of a list of arrays, as one of several arrays."""
     return lambda *xs, **options: function(xs, **options)
