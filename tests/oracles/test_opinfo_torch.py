@@ -114,14 +114,14 @@ def weighed(ys, order):
     return total
 
 
-def derivative(total, leaves):
-    """The gradients, recorded; zeros where nothing depends on a leaf."""
+def derivative(total, leaves, recorded):
+    """The gradients (not recorded: by our kernels); zeros where nothing depends on a leaf."""
     zeros = [(tg if isinstance(x, tg.Tensor) else torch).zeros_like(x) for x in leaves]
     if not leaves or not differentiable(total):
         return zeros
     if isinstance(total, tg.Tensor):
-        return tg.grad(total, leaves, create_graph=True)
-    found = torch.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
+        return tg.grad(total, leaves, create_graph=recorded)
+    found = torch.autograd.grad(total, leaves, create_graph=recorded, allow_unused=True)
     return [zero if g is None else g for g, zero in zip(found, zeros, strict=True)]
 
 
@@ -130,7 +130,7 @@ def derivatives(ys, chosen, leaves, order):
     parts = [ys[i] for i in chosen if differentiable(ys[i])]
     results = [[y if y is None else array(y) for y in ys]]
     for k in range(order):
-        gradients = derivative(weighed(parts, k), leaves)
+        gradients = derivative(weighed(parts, k), leaves, recorded=k + 1 < order)
         results.append([array(g) for g in gradients])
         parts = [g for g in gradients if differentiable(g)]
     return results
