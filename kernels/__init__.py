@@ -18,6 +18,7 @@ from . import (
     adamw,
     add_rms_norm,
     attention,
+    half,
     linear_cross_entropy,
     linear_maps,
     product,

@@ -13,6 +13,8 @@ threads.
 
 import numpy as np
 
+from .half import all_half, is_half
+from .linear_maps import rounded
 from .native import contiguous, run, runs
 from .product import product
 
@@ -22,7 +24,7 @@ CHUNK = 1 << 23  # logits: 32 MB in float32; smaller products would be slower
 def supports(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
     """No to whatever the definition has an error for."""
     return (
-        runs(xp, x, weight)
+        (runs(xp, x, weight) or all_half(xp, x, weight))
         and weight.ndim == 2
         and x.shape[-1:] == weight.shape[1:]
         and isinstance(targets, np.ndarray)
@@ -35,7 +37,8 @@ def supports(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
 
 def forward(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
     (rows, weight), targets = flat(x, weight), signed(targets, ignore_index)
-    losses, log_sum = np.empty(len(rows), x.dtype), np.empty(len(rows), x.dtype)
+    dtype = np.float32 if is_half(x) else x.dtype  # a loss of half types is float32
+    losses, log_sum = np.empty(len(rows), dtype), np.empty(len(rows), dtype)
     parts, kept = chunks(len(rows), len(weight)), None
     for part in parts:
         logits = product(rows[part], weight.T)
@@ -45,7 +48,7 @@ def forward(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
     if reduction == "none":
         return losses.reshape(x.shape[:-1]), (log_sum, kept)
     total = losses.sum() / (counted(targets) if reduction == "mean" else 1)
-    return np.asarray(total, x.dtype), (log_sum, kept)
+    return np.asarray(total, dtype), (log_sum, kept)
 
 
 def backward(xp, needs, g, residuals, x, weight, targets, *, ignore_index=-100, reduction="mean"):
@@ -53,19 +56,22 @@ def backward(xp, needs, g, residuals, x, weight, targets, *, ignore_index=-100, 
     log_sum, kept = residuals
     if reduction == "mean":
         g = g / counted(targets)
-    (slopes,) = contiguous(np.broadcast_to(np.asarray(g, x.dtype), x.shape[:-1]).reshape(-1))
-    dx = np.empty(rows.shape, x.dtype) if needs[0] else None
-    dw = np.empty(weight.shape, x.dtype) if needs[1] else None
+    dtype = log_sum.dtype
+    (slopes,) = contiguous(np.broadcast_to(np.asarray(g, dtype), x.shape[:-1]).reshape(-1))
+    dx = np.empty(rows.shape, dtype) if needs[0] else None
+    dw = np.empty(weight.shape, dtype) if needs[1] else None
     for part in chunks(len(rows), len(weight)):
         logits = product(rows[part], weight.T) if kept is None else kept
         slope = logits if kept is None else np.empty_like(kept)  # a second backward may come
         run("cross_entropy_backward", logits, targets[part], log_sum[part], slopes[part], slope,
             *logits.shape)  # fmt: skip
+        slope = rounded(slope, x)
         if needs[0]:
             product(slope, weight, dx[part])
         if needs[1]:
             product(slope.T, rows[part], dw, add=part.start > 0)
-    return [None if dx is None else dx.reshape(x.shape), dw, None]
+    dx = None if dx is None else rounded(dx, x).reshape(x.shape)
+    return [dx, None if dw is None else rounded(dw, x), None]
 
 
 def flat(x, weight):

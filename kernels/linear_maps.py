@@ -9,36 +9,40 @@ Accuracy and bits: as product.py.
 
 import math
 
-import numpy as np
-
+from .half import all_half, is_half, narrow
 from .native import contiguous, runs
 from .product import product
 
 
 def supports(xp, x, *weights):
     """Not for a few rows (one token after another): there a product is not worth its packing."""
-    return (
-        x.ndim > 1
-        and x.size >= 8 * x.shape[-1]
-        and runs(xp, x, *weights)
-        and all(w.ndim == 2 and w.shape[1] == x.shape[-1] for w in weights)
-    )
+    if x.ndim < 2 or x.size < 8 * x.shape[-1] or any(w.ndim != 2 for w in weights):
+        return False
+    known = runs(xp, x, *weights) or all_half(xp, x, *weights)
+    return known and all(w.shape[1] == x.shape[-1] for w in weights)
 
 
 def forward(xp, x, *weights):
     flat = rows(x)
-    return tuple(product(flat, w.T).reshape(*x.shape[:-1], len(w)) for w in weights), None
+    made = (rounded(product(flat, w.T), x) for w in weights)
+    return tuple(y.reshape(*x.shape[:-1], y.shape[1]) for y in made), None
 
 
 def backward(xp, needs, g, residuals, x, *weights):
     flat, slopes = rows(x), [rows(part) for part in g]
-    dx = np.empty(flat.shape, x.dtype) if needs[0] else None
+    dx = None
     if needs[0]:
-        for i, (part, w) in enumerate(zip(slopes, weights, strict=True)):
-            product(part, w, dx, add=i > 0)
-    found = [product(part.T, flat) if needed else None
+        for part, w in zip(slopes, weights, strict=True):
+            dx = product(part, w, dx, add=dx is not None)
+        dx = rounded(dx, x).reshape(x.shape)
+    found = [rounded(product(part.T, flat), x) if needed else None
              for part, needed in zip(slopes, needs[1:], strict=True)]  # fmt: skip
-    return [None if dx is None else dx.reshape(x.shape), *found]
+    return [dx, *found]
+
+
+def rounded(y, like):
+    """y in the dtype of `like`: a bfloat16's products come in float32."""
+    return narrow(y) if is_half(like) else y
 
 
 def rows(x):

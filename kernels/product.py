@@ -9,24 +9,30 @@ Why not numpy's BLAS: two pools of threads on the same cores wait for one anothe
 small LLaMA took 60 ms on an idle machine and 1.4 s on a busy one. Alone, on one core, either
 reaches the same 90 to 100 % of the peak of its multiplications.
 
+Matrices of bfloat16 are multiplied exactly and added up in float32: by avx512_bf16 two
+multiplications a lane and instruction, which doubles the rate; elsewhere by widening in registers.
+
 Each entry is summed over k in one order: the same bits with any number of threads.
 Accuracy: as any product's, k ulp of |A| |B| at worst, sqrt(k) usually.
 """
 
 import numpy as np
 
-from .native import level, run, runs
+from . import half
+from .half import all_half
+from .native import call, level, run, runs
 
 WORTH = 1 << 17  # multiplications; numpy's call costs less below
 
 
 def supports(xp, a, b):
     fits = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0]
-    return fits and runs(xp, a, b) and fast(a, b)
+    return fits and (all_half(xp, a, b) or (runs(xp, a, b) and fast(a, b)))
 
 
 def forward(xp, a, b):
-    return product(a, b)
+    y = product(a, b)
+    return half.narrow(y) if half.is_half(a) else y
 
 
 def fast(a, b):
@@ -35,9 +41,17 @@ def fast(a, b):
 
 
 def product(a, b, out=None, add=False):
-    """a b, new or written to the matrix `out`, whose rows are contiguous, or added to it."""
+    """a b, new or written to the matrix `out`, whose rows are contiguous, or added to it.
+
+    Of two bfloat16 matrices it is float32.
+    """
+    halves = half.is_half(a)
     if out is None:
-        out = np.empty((a.shape[0], b.shape[1]), a.dtype)
+        out = np.empty((a.shape[0], b.shape[1]), np.float32 if halves else a.dtype)
+    if halves:
+        call("half_product", out.dtype, a, *steps(a), b, *steps(b), out,
+             out.strides[0] // out.itemsize, *out.shape, a.shape[1], int(add), 1)  # fmt: skip
+        return out
     if not fast(a, b):
         if add:
             out += a @ b

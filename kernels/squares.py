@@ -8,17 +8,19 @@ import ctypes
 
 import numpy as np
 
+from .half import all_half, widen
 from .native import address, call, runs
 
 BLOCK = 16384  # as in squares.c
 
 
 def supports(xp, arrays, *, scale):
-    every = scale == 1.0 and len(arrays) > 0 and runs(xp, *arrays)
-    return every and all(a.flags.c_contiguous for a in arrays)
+    known = scale == 1.0 and len(arrays) > 0 and (runs(xp, *arrays) or all_half(xp, *arrays))
+    return known and all(a.flags.c_contiguous for a in arrays)
 
 
 def forward(xp, arrays, *, scale):
+    arrays = [widen(a) for a in arrays]
     lengths = [a.size for a in arrays]
     found = np.empty(sum(-(-n // BLOCK) for n in lengths))
     pointers = (ctypes.c_void_p * len(arrays))(*map(address, arrays))

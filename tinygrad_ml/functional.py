@@ -253,7 +253,7 @@ def cosine_similarity(a, b, axis=-1, eps=1e-8):
 # ----------------------------------------------------------------------- linear maps, embedding
 
 
-@op
+@op(half="native")
 def projected(xp, x, weight):
     """x W^T      x: (..., n, i)  W: (o, i) or (..., o, i) -> (..., n, o)
 

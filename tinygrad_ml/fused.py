@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
 
+from . import kernels
 from .autograd import Node, Value, _check_finite, _match, is_recording, replay
 from .autograd import _anomalies as anomalies
 from .backend import namespace
@@ -53,6 +54,7 @@ def fused(kernel):
 
     def decorate(definition):
         names = _argument_names(definition)
+        twins = (kernel, kernels.half.Widened(kernel))
 
         @wraps(definition)
         def call(*args, **options):
@@ -64,9 +66,10 @@ def fused(kernel):
             xp = namespace(arrays)
             known = all(a is None or isinstance(a, xp.ndarray) for a in arrays)
             known = known and not any(isinstance(o, Value) for o in options.values())
-            if not known or not kernel.supports(xp, *arrays, **options):
+            chosen = next((k for k in twins if known and k.supports(xp, *arrays, **options)), None)
+            if chosen is None:
                 return definition(*args, **options)
-            y, residuals = kernel.forward(xp, *arrays, **options)
+            y, residuals = chosen.forward(xp, *arrays, **options)
             _used[definition.__name__] = None
             if anomalies.get():
                 _check_finite(definition.__name__, y, "its caller")
@@ -76,7 +79,7 @@ def fused(kernel):
             needs = [isinstance(a, Value) and a.birth != 0 for a in args]
             if not any(needs) or not is_recording():
                 return tuple(map(like.wrap, y)) if isinstance(y, tuple) else like.wrap(y)
-            node = _record(kernel, definition, args, options, needs, y, residuals, type(like))
+            node = _record(chosen, definition, args, options, needs, y, residuals, type(like))
             return node.outputs_as_values(y)
 
         call.definition = definition

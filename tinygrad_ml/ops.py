@@ -11,9 +11,10 @@ Everything that the tape can derive well from these stands in functional.py.
 import math
 
 from . import kernels
-from .autograd import Op, op
+from .autograd import Op, op, widen
 from .backend import scatter_add as _scatter_add
 from .backend import to_device as _to_device
+from .dtypes import HALF, promote
 from .fused import accelerated
 
 # --- arithmetic
@@ -691,9 +692,14 @@ scatter_along.vjp(x=lambda g, indices, axis: take_along_axis(g, indices=indices,
 # --- products
 
 
-@op
+@op(half="native")
 def matmul(xp, a, b):
-    """(..., n, k) @ (..., k, m) -> (..., n, m); a one-axis argument loses its axis again"""
+    """(..., n, k) @ (..., k, m) -> (..., n, m); a one-axis argument loses its axis again
+
+    Of half types it is added up in float32 and rounded once.
+    """
+    if a.itemsize == 2 or b.itemsize == 2:
+        return _half_matmul(xp, a, b)
     if b.ndim == 2 and a.ndim > 1 and a.size * b.shape[1] >= _LARGE:
         return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
     if a.ndim > 2 and b.ndim == 2:  # one large product instead of many small ones
@@ -703,10 +709,18 @@ def matmul(xp, a, b):
 
 @accelerated(kernels.product)
 def _product(a, b):
-    return a @ b
+    return (widen(a) @ widen(b)).astype(a.dtype, copy=False)
 
 
 _LARGE = kernels.product.WORTH  # below it the look for a kernel would cost more than it saves
+
+
+def _half_matmul(xp, a, b):
+    if a.dtype not in HALF and b.dtype not in HALF:  # 16-bit integers
+        return xp.matmul(a, b)
+    if a.dtype == b.dtype and b.ndim == 2 and a.ndim > 1 and a.size * b.shape[1] >= _LARGE:
+        return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
+    return matmul.forward(xp, widen(a), widen(b)).astype(promote(a.dtype, b.dtype))
 
 
 def _rows(x):
