@@ -88,8 +88,18 @@ def linear_maps(draw, normal):
     return [normal(rows, d), *(normal(n, d) for n in widths)], {}
 
 
-CASES = [rms_norm, add_rms_norm, swiglu, rope, attention, masked_attention, linear_maps,
-         linear_cross_entropy]  # fmt: skip
+def gelu(draw, normal):
+    return [np.asarray(4 * normal(*draw(st.sampled_from([(), (1,), (5, 7), (90, 130)]))))], {}
+
+
+def embedding(draw, normal):
+    v, d = (draw(st.sampled_from(LENGTHS)) for _ in range(2))
+    shape = draw(st.sampled_from([(), (1,), (3, 5), (40,)]))
+    return [normal(v, d), np.random.default_rng(0).integers(0, v, shape)], {}
+
+
+CASES = [gelu, embedding, rms_norm, add_rms_norm, swiglu, rope, attention, masked_attention,
+         linear_maps, linear_cross_entropy]  # fmt: skip
 every_kernel = pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 
 
@@ -247,6 +257,7 @@ def test_bfloat16_casts_keep_the_order_in_memory(shape):
 
 
 LARGE = {
+    "gelu": [(300, 97)],
     "add_rms_norm": [(300, 97), (300, 97), (97,)],
     "linear_maps": [(300, 97), (50, 97), (131, 97)],
     "rms_norm": [(300, 97), (97,)],
@@ -298,6 +309,18 @@ def test_chunks_of_logits_add_up(rows, monkeypatch):
     monkeypatch.setattr(kernels.linear_cross_entropy, "CHUNK", 11 * 4)  # four rows at a time
     found = value_and_gradients(kernel, arrays, {}, ramp)
     assert_close(found, value_and_gradients(definition, arrays, {}, ramp), np.dtype("float64"))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (40, 1001)])
+def test_dropout_makes_the_very_mask_of_its_definition(shape, dtype, p):
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    for key in (0, 1, 2**63 + 12345, 2**64 - 1):
+        kernel = kernels.dropout.forward(np, np.asarray(x), p=p, key=key)
+        with tg.use_kernels(False):
+            definition = tg.functional.dropped(x, p=p, key=key)
+        np.testing.assert_array_equal(kernel, definition)
 
 
 # ------------------------------------------------------------------------------------- adamw

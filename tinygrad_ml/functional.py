@@ -26,7 +26,7 @@ from .arrays import (
     square,
 )
 from .autograd import op
-from .fused import fused
+from .fused import accelerated, fused
 
 # -------------------------------------------------------------------------------- activations
 
@@ -41,6 +41,7 @@ def log_sigmoid(x):
     return -softplus(-x)
 
 
+@fused(kernels.gelu)
 def gelu(x):
     """x Phi(x), Phi the normal distribution function      Hendrycks & Gimpel 2016
 
@@ -117,7 +118,12 @@ def dropout(x, p, rng=None):
 @op
 def dropped(xp, x, *, p, key):
     """x with the entries dropped whose word is below 2^32 p, the others divided by 1 - p."""
-    threshold = int(p * 2**32)
+    return _dropped(x, p=p, key=key)
+
+
+@accelerated(kernels.dropout)
+def _dropped(x, *, p, key):
+    xp, threshold = _xp(x), int(p * 2**32)
     words = random_words(xp, key, x.size).reshape(x.shape)
     kept = (words >= threshold).astype(x.dtype)
     if p < 1:
@@ -290,6 +296,7 @@ def linear_maps(x, *weights):
     return tuple(linear(x, weight) for weight in weights)
 
 
+@fused(kernels.embedding)
 def embedding(weight, indices):
     """The rows of a table      weight: (v, d)  indices: (...) ints in 0 .. v - 1 -> (..., d)"""
     indices, v = _integers(indices, weight), weight.shape[0]
