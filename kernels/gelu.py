@@ -1,9 +1,11 @@
 """GELU:  y = x Phi(x)        dx = g (Phi(x) + x phi(x))        Phi the normal distribution function
 
-Phi(x) = erfc(-x / sqrt 2) / 2 by the C library's erfc, phi its density.
+Phi(x) = erfc(-x / sqrt 2) / 2, phi its density. erfc is one exponential and a polynomial in
+float32, and the C library's in float64.
 Bytes: forward reads x and writes y, backward reads g and x and writes dx, where the definition
-makes some 60 passes of two rational functions. The time is erfc's, not the memory's: some 8 % of
-the bandwidth. Accuracy in float32: within 3 ulp of the larger of |y| and 1e-6.
+makes some 60 passes for its two rational functions.
+Accuracy in float32: within 2 ulp of the larger of |x| and 1, the slope within 2 ulp of 1; relative
+to itself y is right to 2^-16 down to x = -12.
 """
 
 import numpy as np
