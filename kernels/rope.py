@@ -37,6 +37,7 @@ def backward(xp, needs, g, residuals, x, cos, sin):
 
 def turned(x, cos, sin, sign):
     (x, (cos, sin)), (b, h, t, k) = (rows(x), contiguous(cos, sin)), x.shape
-    y = np.empty((b, t, h, k), x.dtype).swapaxes(1, 2)
+    y = np.empty_like(x)  # as x lies: heads that were split without a copy merge without one
+    y = y if y.strides[-1] == y.itemsize else np.empty(x.shape, x.dtype)
     run("rope_turn", x, strides(x), cos, sin, y, strides(y), b, h, t, k // 2, sign)
     return y
