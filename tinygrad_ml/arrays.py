@@ -225,14 +225,14 @@ def logaddexp2(a, b):
 
 def sinc(x):
     """sin(pi x) / (pi x), and 1 at 0: there by its Taylor series, so right to every order."""
-    z = x * math.pi
+    z = full_precision(x) * math.pi  # of a half type, pi x would not keep its phase
     near = ops.abs(z) < 0.5
     t = square(ops.where(near, z, 0))
     series = 1.0
     for n in range(9, 0, -1):  # t^9 / 19! is 3e-23 at the border
         series = 1 - t * series / (2 * n * (2 * n + 1))
     z = ops.where(near, 1, z)
-    return ops.where(near, series, ops.sin(z) / z)
+    return astype(ops.where(near, series, ops.sin(z) / z), x.dtype)
 
 
 def lerp(a, b, weight):

@@ -506,13 +506,14 @@ def nll_loss(log_probabilities, targets, *, weight=None, ignore_index=-100, redu
 def binary_cross_entropy_with_logits(logits, targets, *, pos_weight=None, reduction="mean"):
     """-(w z log s(x) + (1 - z) log(1 - s(x))),  s the sigmoid, z the target, without overflow
 
-    = (1 - z) x + (1 + (w - 1) z) softplus(-x)      pos_weight w: broadcasts to x
+    = w z softplus(-x) + (1 - z) softplus(x): no term is negative, so that nothing cancels
+    pos_weight w: broadcasts to x
     """
     x, z = full_precision(logits), _like_targets("targets", targets, logits)
-    losses = softplus(-x)
+    positive = z * softplus(-x)
     if pos_weight is not None:
-        losses = losses * (1 + (pos_weight - 1) * z)
-    return _reduced(losses + (1 - z) * x, reduction)
+        positive = positive * pos_weight
+    return _reduced(positive + (1 - z) * softplus(x), reduction)
 
 
 def mse_loss(x, target, *, reduction="mean"):

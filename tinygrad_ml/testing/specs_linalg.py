@@ -14,29 +14,40 @@ PLAIN = {"domain": SMALL, "flavours": ("plain",)}
 LOOSE = 10_000  # condition numbers up to some hundreds, squared by the rules
 
 
-def square(*more, shapes=((3, 3), (2, 2, 2), (1, 1))):
+SCALES = (1, 1, 1, 1e3, 1e-3)  # of a whole matrix
+
+
+def sparse(draw, shape):
+    """A matrix some of whose entries are exactly 0."""
+    a = draw.array(shape, SMALL, flavours=("plain",))
+    return np.where(draw.rng.random(shape) < draw.pick([0, 0.3]), 0, a) if a.shape[-1] > 1 else a
+
+
+def square(*more, shapes=((3, 3), (2, 2, 2), (1, 1)), scales=SCALES):
     """Well-conditioned square matrices, and arrays that go with them."""
 
     def inputs(draw):
-        a = draw.array(draw.pick(shapes), SMALL, flavours=("plain",))
-        return (a + 2 * np.eye(a.shape[-1]), *(draw.array(s(a.shape), SMALL) for s in more))
+        a = sparse(draw, draw.pick(shapes))
+        a = (a + 2 * np.eye(a.shape[-1])) * draw.pick(scales)
+        return (a, *(sparse(draw, s(a.shape)) * draw.pick(scales) for s in more))
 
     return inputs
 
 
-def symmetric(draw):
+def symmetric(draw, scales=SCALES):
     """Positive definite, with eigenvalues well apart."""
-    a = draw.array(draw.pick([(3, 3), (2, 2, 2), (1, 1)]), SMALL, flavours=("plain",))
-    n = a.shape[-1]
-    return ((a + a.swapaxes(-1, -2)) / 4 + np.diag(2.0 + 1.5 * np.arange(n)),)
+    a = sparse(draw, draw.pick([(3, 3), (2, 2, 2), (1, 1)]))
+    apart = np.diag(2.0 + 1.5 * np.arange(a.shape[-1]))
+    return ((np.tril(a) + np.tril(a).swapaxes(-1, -2)) / 4 + apart) * draw.pick(scales),
 
 
-def tall(*shapes):
+def tall(*shapes, zeros=True):
     """Matrices of full rank with singular values apart."""
 
     def inputs(draw):
-        a = draw.array(draw.pick(shapes), SMALL, flavours=("plain",)) / 4
-        return (a + np.eye(*a.shape[-2:]) * (1.0 + np.arange(a.shape[-1])),)
+        shape = draw.pick(shapes)
+        a = (sparse(draw, shape) if zeros else draw.array(shape, **PLAIN)) / 4
+        return (a + np.eye(*a.shape[-2:]) * (1.0 + np.arange(a.shape[-1]))) * draw.pick(SCALES),
 
     return inputs
 
@@ -75,7 +86,8 @@ def of_symmetric(f):
     return lambda a, **options: f(_sym(a), **options)
 
 
-declare(of_symmetric(linalg.cholesky), options(symmetric, {}, {"upper": True}),
+declare(of_symmetric(linalg.cholesky), options(
+        lambda draw: symmetric(draw, scales=(1, 1, 1e6)), {}, {"upper": True}),  # L is its root
         lambda a, *, upper=False: np.linalg.cholesky(_sym(a), upper=upper),
         name="linalg.cholesky", rounding=LOOSE)
 declare(_even(of_symmetric(linalg.eigh)), symmetric, _even(lambda a: np.linalg.eigh(_sym(a))), name="linalg.eigh",
@@ -87,8 +99,9 @@ for name in ("svd", "thin_svd"):
             _even(lambda a: np.linalg.svd(a, full_matrices=False)), name=f"linalg.{name}",
             rounding=LOOSE)
 declare(linalg.svdvals, tall((3, 3), (3, 2), (2, 3)), np.linalg.svdvals, rounding=LOOSE)
-declare(linalg.qr, tall((3, 3), (3, 2), (2, 3)), lambda a: tuple(np.linalg.qr(a)), rounding=LOOSE)
-declare(linalg.thin_qr, tall((3, 3), (3, 2)), lambda a: tuple(np.linalg.qr(a)), rounding=LOOSE)
+# Householder's signs jump where all below the diagonal is exactly 0
+declare(linalg.qr, tall((3, 3), (3, 2), (2, 3), zeros=False), lambda a: tuple(np.linalg.qr(a)), rounding=LOOSE)
+declare(linalg.thin_qr, tall((3, 3), (3, 2), zeros=False), lambda a: tuple(np.linalg.qr(a)), rounding=LOOSE)
 declare(linalg.euclidean_norm, options(shaped((2, 3), domain=Domain(-3, 3, (), (1e-200, 1e200)),
         flavours=("plain", "scaled")), {}, {"axis": 1}, {"axis": (0, 1), "keepdims": True}),
         lambda x, *, axis=None, keepdims=False: np.sqrt((x * x).sum(axis=axis, keepdims=keepdims))
@@ -96,7 +109,8 @@ declare(linalg.euclidean_norm, options(shaped((2, 3), domain=Domain(-3, 3, (), (
             axis=axis, keepdims=keepdims)) if abs(x).max() > 1 else 1e-200 * np.sqrt(
             ((x * 1e200) ** 2).sum(axis=axis, keepdims=keepdims)), subgradients=(
     Subgradient("norm of 0", ([0.0, 0.0],), ([0.0, 0.0],), says="0"),))
-declare(linalg.p_norm, options(shaped((2, 3), **PLAIN), {"p": 3}, {"p": 1.5, "axis": 1}),
+declare(linalg.p_norm, options(shaped((2, 3), domain=Domain(-1, 1, (0.0,), (1e3,))), {"p": 3},
+        {"p": 4.5, "axis": 1}),
         lambda x, *, p, axis=None: (abs(x) ** p).sum(axis=axis) ** (1 / p))
 declare(linalg.norm, options(shaped((2, 3), **PLAIN), {}, {"axis": 0}, {"ord": 1, "axis": 1},
         {"ord": np.inf, "axis": 0}, {"ord": "nuc"}, {"ord": 2}), np.linalg.norm, rounding=LOOSE)
@@ -110,4 +124,4 @@ declare(linalg.matrix_power, lambda draw: (*square()(draw), draw.pick([2, 0, 1, 
 declare(lambda *xs: linalg.multi_dot(xs), shaped((2, 3), (3, 1), (1, 4), domain=SMALL),
         lambda *xs: np.linalg.multi_dot(xs), name="linalg.multi_dot", analytic=True)
 declare(linalg.cross, shaped((2, 3), (2, 3), domain=SMALL), np.linalg.cross, analytic=True)
-declare(linalg.expm, square(shapes=((3, 3), (2, 2, 2))), scipy.linalg.expm, rounding=LOOSE)
+declare(linalg.expm, square(shapes=((3, 3), (2, 2, 2)), scales=(1,)), scipy.linalg.expm, rounding=LOOSE)

@@ -9,7 +9,8 @@ from .registry import Subgradient, declare
 from .strategies import MILD, POSITIVE, REAL, Domain
 
 UNIT = Domain(-0.95, 0.95, (0.0, -0.0, 5e-324), (1e-30, 1e-8))
-ANGLES = Domain(-1.4, 1.4, (0.0, -0.0, 5e-324), (1e-30, 1e-8))
+ANGLES = Domain(-1.4, 1.4, (0.0, -0.0, 5e-324, 1.5698), (1e-30, 1e-8))  # tan 1.5698 is 1003
+TO_OVERFLOW = Domain(-3, 3, (0.0, -0.0, 1.0, 705.0, -705.0), (1e-8,))  # beyond 710 sinh overflows
 ABOVE_ONE = Domain(1.1, 5, (1e8,), (1e8,))
 ABOVE_MINUS_ONE = Domain(-0.9, 5, (0.0, -0.0, 1e-20, 1e30), (1e-30, 1e-8))
 STEEP = ("plain", "plain", "scaled")
@@ -69,7 +70,7 @@ declare(ops.neg, unary(), np.negative, analytic=True)
 def _powers(draw):
     shape = draw.shape()
     if draw.pick([True, False]):
-        base = draw.array(shape, Domain(0.3, 3, (1.0,)))
+        base = draw.array(shape, Domain(0.3, 3, (1.0,), (10.0, 100.0)))
         return base, draw.array(draw.broadcastable(shape), MILD, flavours=("plain", "ties"))
     return draw.array(shape, MILD), draw.pick([2, 3, 1, 0, -1, 4.0, 2.0])
 
@@ -79,7 +80,8 @@ declare(ops.pow, _powers, np.power, subgradients=(
     Subgradient("0^b, b > 1", ([0.0], [2.0]), ([0.0], [0.0]), says="0 to the exponent"),
     Subgradient("0^1", ([0.0], [1.0]), ([1.0], [0.0]), says="1 to the base"),
 ))
-declare(ops.mod, binary(MILD, Domain(0.7, 2), flavours=("plain",)), np.mod)
+declare(ops.mod, binary(MILD, Domain(0.7, 2), flavours=("plain", "scaled")), np.mod,
+        kinks=lambda a, b: np.sin(np.pi * (a / b)))
 declare(ops.maximum, binary(), np.maximum, kinks=np.subtract, subgradients=(
     Subgradient("max(a, b) at a = b", ([1.0], [1.0]), ([0.5], [0.5]), says="half each"),))
 declare(ops.minimum, binary(), np.minimum, kinks=np.subtract, subgradients=(
@@ -91,7 +93,8 @@ declare(ops.sqrt, unary(POSITIVE), np.sqrt, analytic=True, subgradients=(
 declare(ops.rsqrt, unary(POSITIVE), lambda x: 1 / np.sqrt(x), analytic=True)
 declare(ops.cbrt, unary(Domain(0.2, 3, (1e30, 1e-30, -1.0, -8.0), (1e-8, 1e8))), np.cbrt,
         kinks=0, torch=None)
-declare(ops.arctan2, binary(Domain(0.1, 3), Domain(-3, 3)), np.arctan2, torch="atan2")
+declare(ops.arctan2, binary(Domain(0.1, 3, (1.0,), (1e3,)), Domain(-3, 3, (0.0, -0.0), (1e3,))),
+        np.arctan2, torch="atan2")
 declare(ops.hypot, binary(), np.hypot, kinks=np.hypot, subgradients=(
     Subgradient("hypot at (0, 0)", ([0.0], [0.0]), ([0.0], [0.0]), says="0"),))
 
@@ -105,7 +108,7 @@ for step in ("sign", "floor", "ceil", "trunc", "round"):
 for name, domain in {
     "exp": REAL, "expm1": REAL, "log": POSITIVE, "log2": POSITIVE, "log10": POSITIVE,
     "log1p": ABOVE_MINUS_ONE, "sin": MILD, "cos": MILD, "tan": ANGLES, "arcsin": UNIT,
-    "arccos": UNIT, "arctan": MILD, "sinh": MILD, "cosh": MILD, "tanh": REAL,
+    "arccos": UNIT, "arctan": MILD, "sinh": TO_OVERFLOW, "cosh": TO_OVERFLOW, "tanh": REAL,
     "arcsinh": MILD, "arccosh": ABOVE_ONE, "arctanh": UNIT,
 }.items():
     declare(getattr(ops, name), unary(domain), getattr(np, name), analytic=True)
