@@ -334,6 +334,7 @@ _NO_MISTAKE = {
         "ops.tanh.x", "ops.sigmoid.x", "ops.softmax.x", "functional.masked_softmax.x",
         "ops.arcsin.x", "ops.arccos.x", "ops.arctanh.x",
     ),
+    ("nan_when_large", "the condition that is saved holds booleans"): ("ops.where.a", "ops.where.b"),
 }  # fmt: skip
 EQUIVALENT = {
     (rule, name): reason for (name, reason), rules_ in _NO_MISTAKE.items() for rule in rules_
