@@ -1,5 +1,7 @@
 """The tester tested: it finds what was planted, and finds nothing where nothing is wrong."""
 
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +172,28 @@ def test_an_unknown_name_says_what_there_is():
 @settings(max_examples=20, deadline=None)
 def test_cases_are_a_hypothesis_strategy(data):
     check_case("mul", data.draw(cases("mul")))
+
+
+# --- the page about it
+
+PAGE = Path(__file__).parent.parent / "docs" / "gradient-checking.md"
+
+
+def test_the_page_s_examples_do_what_it_says():
+    blocks = re.findall(r"```(python)?\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names, reports = {}, 0
+    for (language, code), (following, output) in pairwise([*blocks, ("python", "")]):
+        if language and not following and ": d y" in output:
+            report = re.escape(output.splitlines()[0])
+            with pytest.raises(GradientError, match=report) as caught:
+                exec(compile(code, str(PAGE), "exec"), names)
+            with pytest.raises(GradientError, match=report):  # what it offers can be pasted
+                exec(str(caught.value).rpartition("repro")[2].strip(), names)
+            reports += 1
+        elif language:
+            exec(compile(code, str(PAGE), "exec"), names)
+    registry.REGISTRY.pop("mine.bend")
+    assert reports == 2
 
 
 # --- the command line and the plugin
