@@ -66,12 +66,16 @@ INLINE void copy_rows(const real *x, integer stride, real *to, integer rows, int
     }
 }
 
-/* x (rows, d) to its transpose (d, wide), zeros behind; 16 rows at a time, to stay in cache. */
-INLINE void transpose(const real *x, integer stride, real *to, integer rows, integer d, integer wide) {
-    for (integer i = 0; i < rows; i += 16)
-        for (integer j = 0; j < d; j++)
-            for (integer r = i; r < smaller(i + 16, rows); r++) to[j * wide + r] = x[r * stride + j];
-    for (integer j = 0; j < d; j++) memset(to + j * wide + rows, 0, (wide - rows) * sizeof(real));
+/* x (rows, d) to its transpose (d, wide), zeros behind. */
+static void transpose(const real *x, integer stride, real *to, integer rows, integer d, integer wide) {
+    integer whole_rows = rows / LANES * LANES, whole = d / LANES * LANES;
+    for (integer i = 0; i < whole_rows; i += LANES)
+        for (integer j = 0; j < whole; j += LANES)
+            transpose_square(x + i * stride + j, stride, to + j * wide + i, wide);
+    for (integer j = 0; j < d; j++) {
+        for (integer i = j < whole ? whole_rows : 0; i < rows; i++) to[j * wide + i] = x[i * stride + j];
+        memset(to + j * wide + rows, 0, (wide - rows) * sizeof(real));
+    }
 }
 
 /* In place, scores to e^(scale score - m) with m the row's greatest, and to 0 where the mask is;

@@ -33,14 +33,13 @@ static void pack_panel(const void *task, integer panel) {
         }
         return;
     }
-    for (integer i = 0; i < p->k; i += LANES) /* a square at a time: lines are read once */
-        for (integer l = 0; l < width; l++) {
-            integer end = smaller(i + LANES, p->k);
-            if (l < filled)
-                for (integer r = i; r < end; r++) to[r * width + l] = from[l * p->b_across + r * p->b_down];
-            else
-                for (integer r = i; r < end; r++) to[r * width + l] = 0;
-        }
+    integer squares = p->b_down == 1 ? filled / LANES * LANES : 0, deep = p->k / LANES * LANES;
+    for (integer l = 0; l < squares; l += LANES)
+        for (integer i = 0; i < deep; i += LANES)
+            transpose_square(from + l * p->b_across + i, p->b_across, to + i * width + l, width);
+    for (integer i = 0; i < p->k; i++)
+        for (integer l = i < deep ? squares : 0; l < width; l++)
+            to[i * width + l] = l < filled ? from[l * p->b_across + i * p->b_down] : 0;
 }
 
 /* `rows` rows of A, TALL at a time, their columns one after another: what a tile reads in order.

@@ -18,6 +18,38 @@ enum { TALL = 4, WIDE = 2 };
 typedef real vector __attribute__((vector_size(REGISTER), aligned(sizeof(real)), may_alias));
 enum { LANES = REGISTER / sizeof(real) };
 
+/* A square of LANES by LANES numbers, transposed in registers: at step s the numbers whose row and
+   column differ in that bit change places. */
+INLINE void transpose_square(const real *x, integer stride, real *to, integer wide) {
+#ifdef __clang__
+    for (int j = 0; j < LANES; j++)
+        for (int i = 0; i < LANES; i++) to[j * wide + i] = x[i * stride + j];
+#else
+    typedef __typeof__((vector){0} == (vector){0}) places;
+    vector row[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) row[i] = *(const vector *)(x + i * stride);
+#pragma GCC unroll 4
+    for (int s = 1; s < LANES; s *= 2) {
+        places low, high;
+#pragma GCC unroll 16
+        for (int e = 0; e < LANES; e++) {
+            low[e] = e & s ? LANES + e - s : e;
+            high[e] = e & s ? LANES + e : e + s;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) {
+            if (i & s) continue;
+            vector a = row[i], b = row[i + s];
+            row[i] = __builtin_shuffle(a, b, low);
+            row[i + s] = __builtin_shuffle(a, b, high);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) *(vector *)(to + i * wide) = row[i];
+#endif
+}
+
 INLINE integer padded(integer n) { return (n + LANES - 1) / LANES * LANES; }
 
 /* One tile: `tall` rows of `wide` registers of C. The loops over them unroll: acc is registers. */
