@@ -404,14 +404,14 @@ def small_model(dtype="float32"):
 
 
 def test_training_in_bfloat16_follows_float32():
-    """Weights rounded to 8 bits: the loss stays within 1 % over 30 steps, float32 masters kept."""
+    """Weights rounded to 8 bits: the loss stays within 1 % over 40 steps, float32 masters kept."""
     text = np.random.default_rng(1).integers(0, 50, (4, 33))
     losses = {}
     for dtype in ("float32", "bfloat16"):
         model = small_model(dtype)
-        optimizer = tg.optim.AdamW(model.named_parameters(), lr=3e-3)
+        optimizer = tg.optim.AdamW(model.named_parameters(), lr=1e-3)
         losses[dtype] = []
-        for _ in range(30):
+        for _ in range(40):
             loss = model.loss(text[:, :-1], text[:, 1:])
             loss.backward()
             tg.optim.clip_grad_norm(model.parameters(), 1.0)
