@@ -41,11 +41,13 @@ def narrow(a):
 
 def _cast(name, a, dtype):
     """In the memory's order, so that heads which were split by a transpose stay as they lie."""
+    if a.flags.c_contiguous:
+        y = np.empty(a.shape, dtype)
+        call(name, np.dtype(np.float32), a, y, a.size)
+        return y
     order = sorted(range(a.ndim), key=lambda i: -a.strides[i])
     (x,) = contiguous(a.transpose(order))
-    y = np.empty(x.shape, dtype)
-    call(name, np.dtype(np.float32), x, y, x.size)
-    return y.transpose(sorted(range(a.ndim), key=order.__getitem__))
+    return _cast(name, x, dtype).transpose(sorted(range(a.ndim), key=order.__getitem__))
 
 
 class Widened:
