@@ -7,6 +7,7 @@ linked into one library per level: the running program picks the best that its C
 import hashlib
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -36,16 +37,25 @@ class BuildKernels(build_ext):
     """Compiles every source twice; a level that cannot be built is left out, and says so."""
 
     def build_extensions(self):
-        missing = {}
-        for extension in self.extensions:
-            try:
-                self.link(extension, list(self.objects(extension)))
-            except Exception as error:  # no compiler, an old assembler
-                missing[extension.name.rpartition("_")[2]] = str(error)[:60]
+        with ThreadPoolExecutor() as pool:  # the compiler is a process: threads suffice
+            errors = list(pool.map(self.error_of, self.extensions))
+        missing = {
+            extension.name.rpartition("_")[2]: error[:60]
+            for extension, error in zip(self.extensions, errors, strict=True)
+            if error is not None
+        }
         if missing:
             print(f"tinygrad_ml: C kernels not built: {', '.join(missing)} "
                   f"({next(iter(missing.values()))}...). Nothing is missing: "
                   "a lower level or numpy does the same work.")  # fmt: skip
+
+    def error_of(self, extension):
+        """Build one level; what went wrong, or None."""
+        try:
+            self.link(extension, list(self.objects(extension)))
+        except Exception as error:  # no compiler, an old assembler
+            return str(error)
+        return None
 
     def objects(self, extension):
         """The object files of one level."""
