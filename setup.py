@@ -13,7 +13,7 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-FLAGS = ["-O3", "-std=gnu11", "-fopenmp-simd", "-fvisibility=hidden",
+FLAGS = ["-O3", "-Wno-psabi", "-std=gnu11", "-fopenmp-simd", "-fvisibility=hidden",
          "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]  # fmt: skip
 # TINYGRAD_ML_SANITIZE=address,undefined: every access and every operation of the C is checked
 SANITIZE = os.environ.get("TINYGRAD_ML_SANITIZE", "")
@@ -23,8 +23,8 @@ ONLY = os.environ.get("TINYGRAD_ML_LEVELS", "base v3 v4").split()  # what is bui
 
 LEVELS = {"base": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    LEVELS["v3"] = ["-mavx2", "-mfma"]
-    LEVELS["v4"] = ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma",
+    LEVELS["v3"] = ["-mavx2", "-mfma", "-mf16c"]
+    LEVELS["v4"] = ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma", "-mf16c",
                     "-mprefer-vector-width=512"]  # fmt: skip
 
 SOURCES = sorted(map(str, Path("kernels").glob("*.c")))

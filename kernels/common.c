@@ -4,10 +4,11 @@
 __attribute__((visibility("default"))) int best_level(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+    int f16c = __builtin_cpu_supports("f16c");
+    if (f16c && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
         return 4;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 3;
+    if (f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 3;
 #endif
     return 0;
 }

@@ -140,6 +140,18 @@ def runs(xp, *arrays):
     return len(dtypes) == 1 and dtypes <= {SINGLE, DOUBLE} and all(a.size for a in arrays)
 
 
+def runs_bytes(xp, a):
+    """Whether the C can read this array of bytes as it lies."""
+    return (
+        xp is np
+        and library() is not None
+        and type(a) in (np.ndarray, np.memmap)
+        and a.dtype == np.uint8
+        and a.size > 0
+        and a.flags.c_contiguous
+    )
+
+
 def run(name, *args):
     """Call the C function `name` for the dtype of its first array.
 
@@ -152,7 +164,7 @@ def run(name, *args):
 def call(name, dtype, *args):
     """`run` for a dtype that is named; arrays of C pass as they are."""
     function = _function(name, dtype, tuple(map(type, args)))
-    function(*[address(a) if type(a) is np.ndarray else a for a in args])
+    function(*[address(a) if isinstance(a, np.ndarray) else a for a in args])
 
 
 @functools.cache

@@ -22,7 +22,8 @@ import numpy as np
 
 from . import backend, dtypes, functional
 from .autograd import GraphError
-from .tensor import Tensor
+from .quant import Blocks, quantized_matmul
+from .tensor import Tensor, array_of
 
 # ----------------------------------------------------------------------------------- modules
 
@@ -501,3 +502,61 @@ class Sequential(Module):
         for part in self.parts:
             x = part(x, rng=rng) if isinstance(part, Module) else part(x)
         return x
+
+
+# ------------------------------------------------------------------------ quantised weights
+#
+# They take the place of Linear and Embedding. A quantised weight is no parameter: gradients go
+# through it to x, and it can be made dense.
+
+
+class QuantizedLinear(Module):
+    """y = x W^T + bias, W in blocks      x: (..., inputs)  W: (outputs, inputs)
+
+    blocks: quant.Blocks of shape (outputs, inputs).
+    """
+
+    def __init__(self, blocks, bias=None):
+        self._blocks, self.bias = _matrix(blocks), bias
+
+    shape = property(lambda self: self._blocks.shape)
+
+    def forward(self, x, *, rng=None):
+        if x.shape[-1:] != self.shape[1:]:
+            raise ValueError(f"linear: x is {x.shape}, weight {self.shape}; expected (o, x's last)")
+        blocks = backend.to_device(self._blocks.data, x.device)
+        y = quantized_matmul(x, blocks=blocks, format=self._blocks.format)
+        return y if self.bias is None else y + self.bias
+
+    def dense(self, dtype="float32"):
+        """W as an array."""
+        return self._blocks.dense(dtype)
+
+
+class QuantizedEmbedding(Module):
+    """y_i = W[ids_i], W in blocks      ids: (...) integers  W: (count, width)  y: (..., width)
+
+    dtype: of y, for the ids have none that would fit.
+    """
+
+    def __init__(self, blocks, dtype="float32"):
+        self._blocks, self._dtype = _matrix(blocks), dtype
+
+    shape = property(lambda self: self._blocks.shape)
+
+    def forward(self, ids, *, rng=None):
+        ids, count = array_of(ids), self.shape[0]
+        if ids.size and not (ids.min() >= 0 and ids.max() < count):
+            raise IndexError(f"ids: got {ids.min()} to {ids.max()}, expected 0 to {count - 1}")
+        rows = self._blocks.data[ids]  # whole rows: their blocks alone are looked at
+        return Tensor.wrap(Blocks(rows, self._blocks.format).dense(self._dtype))
+
+    def dense(self, dtype="float32"):
+        """W as an array."""
+        return self._blocks.dense(dtype)
+
+
+def _matrix(blocks):
+    if not isinstance(blocks, Blocks) or len(blocks.shape) != 2:
+        raise TypeError(f"blocks: got {blocks!r:.80}, expected quant.Blocks of a matrix")
+    return blocks

@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import kernels
 from .autograd import op
 from .backend import namespace
+from .fused import accelerated
 from .ops import matmul
 
 
@@ -73,7 +75,7 @@ def dequantize(blocks, format, dtype="float32"):
             f"multiple of {form.size} bytes for {form.name}"
         )
     rows = blocks.shape[:-1]
-    numbers = _DECODE[form.name](xp, xp.ascontiguousarray(blocks).reshape(-1, form.size))
+    numbers = _numbers(xp.ascontiguousarray(blocks).reshape(-1, form.size), format=form.name)
     return numbers.reshape(*rows, blocks.shape[-1] // form.size * form.length).astype(
         dtype, copy=False
     )
@@ -97,7 +99,12 @@ def quantized_matmul(xp, x, *, blocks, format):
 
     The blocks are an option, not an argument: there is no gradient to them.
     """
-    return xp.matmul(x, dequantize(blocks, format, x.dtype).T)
+    return _times_blocks(x, blocks, format=format)
+
+
+@accelerated(kernels.quantized_matmul)
+def _times_blocks(x, blocks, *, format):
+    return matmul.forward(namespace([x]), x, dequantize(blocks, format, x.dtype).T)
 
 
 quantized_matmul.vjp(x=lambda g, blocks, format: matmul(g, dequantize(blocks, format, g.dtype)))
@@ -110,6 +117,11 @@ def _format(name):
 
 
 # ----------------------------------------------------------- blocks (count, size) -> numbers
+
+
+@accelerated(kernels.dequantize)
+def _numbers(blocks, *, format):
+    return _DECODE[format](namespace([blocks]), blocks)
 
 
 def _half(b):
