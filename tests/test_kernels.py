@@ -226,6 +226,27 @@ def bounded_ramp(y):
     return ramp(y).astype("float32").astype(BFLOAT16).astype(y.dtype)
 
 
+BLOCKS = [(1, 1, 1), (9, 50, 3), (70, 900, 1100), (129, 97, 1025), (300, 1537, 33)]
+
+
+@pytest.mark.skipif(kernels.level() == "base", reason="numpy's products are the faster ones there")
+@pytest.mark.parametrize("layouts", ["CC", "CF", "FC", "FF"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", BLOCKS, ids=str)
+def test_products_larger_than_a_block(shape, dtype, layouts, monkeypatch):
+    """k and n beyond the blocks of 512 and 768, rows that do not fill a tile, added in place."""
+    monkeypatch.setattr(kernels.product, "fast", lambda a, b: True)
+    (m, n, k), rng = shape, np.random.default_rng(0)
+    a, b = (np.asarray(rng.standard_normal(s).astype(dtype), order=order)
+            for s, order in zip(((m, k), (k, n)), layouts, strict=True))  # fmt: skip
+    exact, size = a.astype(float) @ b.astype(float), abs(a.astype(float)) @ abs(b.astype(float))
+    room = np.full((m, n + 3), 2, dtype)
+    found = kernels.product.product(a, b, room[:, :n], add=True)
+    bound = np.finfo(dtype).eps * (4 + k**0.5) * (size + 2)  # k roundings, as if at random
+    assert (abs(found - 2 - exact) <= bound).all()
+    assert (room[:, n:] == 2).all()  # nothing is written beside it
+
+
 @pytest.mark.parametrize("native", [0, 1])
 @given(st.lists(st.integers(1, 70), min_size=3, max_size=3), st.booleans(), st.booleans())
 def test_products_of_bfloat16_are_added_up_in_float32(native, sizes, left, right):
@@ -258,6 +279,8 @@ def test_bfloat16_casts_keep_the_order_in_memory(shape):
 
 LARGE = {
     "gelu": [(300, 97)],
+    "embedding": [(60, 97)],
+    "linear_cross_entropy": [(300, 97), (60, 97)],
     "add_rms_norm": [(300, 97), (300, 97), (97,)],
     "linear_maps": [(300, 97), (50, 97), (131, 97)],
     "rms_norm": [(300, 97), (97,)],
@@ -271,6 +294,8 @@ LARGE = {
 def test_same_bits_with_any_number_of_threads(name):
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape, np.float32) for shape in LARGE[name]]
+    if name in ("embedding", "linear_cross_entropy"):
+        arrays.append(rng.integers(0, 60, 300))
     kernel, _ = pair(name)
     before = kernels.get_num_threads()
     try:
