@@ -241,10 +241,11 @@ def test_products_larger_than_a_block(shape, dtype, layouts, monkeypatch):
             for s, order in zip(((m, k), (k, n)), layouts, strict=True))  # fmt: skip
     exact, size = a.astype(float) @ b.astype(float), abs(a.astype(float)) @ abs(b.astype(float))
     room = np.full((m, n + 3), 2, dtype)
-    found = kernels.product.product(a, b, room[:, :n], add=True)
     bound = np.finfo(dtype).eps * (4 + k**0.5) * (size + 2)  # k roundings, as if at random
-    assert (abs(found - 2 - exact) <= bound).all()
-    assert (room[:, n:] == 2).all()  # nothing is written beside it
+    for add in (True, False):
+        found = kernels.product.product(a, b, room[:, :n], add=add)
+        assert (abs(found - 2 * add - exact) <= bound).all()
+        assert (room[:, n:] == 2).all()  # nothing is written beside it
 
 
 @pytest.mark.parametrize("native", [0, 1])
@@ -263,6 +264,8 @@ def test_products_of_bfloat16_are_added_up_in_float32(native, sizes, left, right
 def test_bfloat16_casts_as_ml_dtypes_does():
     x = np.random.default_rng(0).standard_normal(40_000, np.float32)
     x[:5] = [np.inf, -np.inf, 1e-40, 3.4e38, -0.0]
+    ends = x[100:400].view(np.uint32)  # ties, and what lies beside them
+    ends[:] = (ends & 0xFFFF0000) + np.tile(np.array([0x7FFF, 0x8000, 0x8001], np.uint32), 100)
     halves = kernels.half.narrow(x)
     assert halves.tobytes() == x.astype(BFLOAT16).tobytes()
     assert kernels.half.widen(halves).tobytes() == halves.astype(np.float32).tobytes()
