@@ -134,7 +134,7 @@ static void forward(const void *task, integer n) {
             multiply(tall, padded(many), d, strip, qs, 1, kt + first, keys, score, keys, 0);
             for (integer r = 0; r < tall; r++) {
                 real *row = score + r * keys, m;
-                integer end = seen.end;
+                integer end = end_of_row(p, seen, i + r);
                 const unsigned char *allowed = mask ? mask + (i + r) * p->mask_stride[2] + first : NULL;
                 sum[r] = soften(row, allowed, end - first, p->scale, &m);
                 sum[r] = sum[r] == 0 ? 1 : sum[r];
@@ -207,7 +207,7 @@ static void backward(const void *task, integer n) {
             multiply(tall, padded(many), d, gi, wide, 1, vt + first, keys, slope, keys, 0);
             for (integer r = 0; r < tall; r++) {
                 real *wr = weight + r * keys, *sr = slope + r * keys, dot = 0;
-                integer end = seen.end;
+                integer end = end_of_row(p, seen, i + r);
                 const unsigned char *allowed = mask ? mask + (i + r) * p->mask_stride[2] + first : NULL;
 #pragma omp simd reduction(+ : dot)
                 for (integer j = 0; j < d; j++) dot += gi[r * wide + j] * oi[r * os + j];

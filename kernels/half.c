@@ -39,7 +39,7 @@ static void narrow_piece(const void *task, integer piece) {
     integer end = smaller((piece + 1) * ENTRIES, p->n);
 #pragma omp simd
     for (integer i = piece * ENTRIES; i < end; i++) {
-        uint32_t x = from[i], rounded = (x + 0x8000 + ((x >> 16) & 1)) >> 16;
+        uint32_t x = from[i], rounded = (x + 0x7FFF + ((x >> 16) & 1)) >> 16;
         to[i] = (x & 0x7FFFFFFF) > 0x7F800000 ? (x >> 16) | 0x40 : rounded;
     }
 }

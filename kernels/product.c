@@ -113,7 +113,7 @@ EXPORT NAME(product)(const real *a, integer a_down, integer a_across, const real
         for (integer i = 0; i < k; i += depth) {
             Block p = {a + i * a_across, b + i * b_down + j * b_across, c + j, packed,
                        a_down, a_across, b_down, b_across, c_down,
-                       m, smaller(BREADTH, n - j), smaller(depth, k - i), rows, add};
+                       m, smaller(BREADTH, n - j), smaller(depth, k - i), rows, add || i};
             share(pack_panel, &p, blocks_of(PANEL, p.n), p.n * p.k);
             share(rows_of_block, &p, blocks_of(rows, m), 2 * m * p.n * p.k);
         }
