@@ -107,6 +107,7 @@ def _byte_alphabet():
 
 
 _BYTE_OF = _byte_alphabet()
+LETTERS = sorted(_BYTE_OF, key=_BYTE_OF.get)  # LETTERS[b] stands for byte b
 
 
 def needed(name):

@@ -1,24 +1,27 @@
-"""Writing GGUF: sizes and weights, in float16 or in Q8_0 blocks (the norms in float32).
-
-Without a vocabulary: a tokenizer goes beside the file.
-"""
+"""Writing GGUF: sizes, weights in float16 or in Q8_0 blocks (the norms in float32), vocabulary."""
 
 import struct
 from dataclasses import replace
+
+import numpy as np
 
 from ...io import replacing
 from ...quant import quantize_q8_0
 from ...quantized import dense_arrays
 from .bytes import interleaved
-from .gguf import NAMES, TEXT, TYPES
+from .gguf import ARRAY, BOOL, NAMES, TEXT, TYPES
 
 _THEIRS = {ours: theirs for theirs, ours in NAMES.items()}
 _KINDS = {name: number for number, name in TYPES.items()}
 _ALIGNMENT = 32
 
 
-def write_gguf(model, path, format="F16"):
-    """Write a model as "F32", "F16" or "Q8_0"; ValueError for what a LLaMA's GGUF cannot say."""
+def write_gguf(model, path, format="F16", *, tokenizer=None, chat_template=None):
+    """Write a model as "F32", "F16" or "Q8_0"; ValueError for what a LLaMA's GGUF cannot say.
+
+    tokenizer      makes the file a whole model; without one a tokenizer goes beside the file
+    chat_template  the Jinja text that turns a conversation into a prompt
+    """
     if format not in ("F32", "F16", "Q8_0"):
         raise ValueError(f"format: got {format!r}, expected 'F32', 'F16' or 'Q8_0'")
     config = model.config
@@ -36,8 +39,22 @@ def write_gguf(model, path, format="F16"):
     if scaling.get("rope_type") == "llama3":
         factors = _llama3_factors(config)
         tensors["rope_freqs.weight"] = (factors.shape, "F32", factors.tobytes())
+    metadata = _metadata(config, scaling)
+    if tokenizer is not None:
+        if tokenizer.vocab_size > config.vocab_size:
+            raise ValueError(f"tokenizer: has {tokenizer.vocab_size} tokens, the model "
+                             f"{config.vocab_size}")  # fmt: skip
+        metadata |= {f"tokenizer.ggml.{k}": v for k, v in _vocabulary(tokenizer).items()}
+    if chat_template is not None:
+        metadata["tokenizer.chat_template"] = chat_template
     with replacing(path) as file:
-        _write(file, _metadata(config, scaling), tensors)
+        _write(file, metadata, tensors)
+
+
+def _vocabulary(tokenizer):
+    from ..vocabulary_export import vocabulary  # which knows of all tokenizers, these of formats
+
+    return vocabulary(tokenizer)
 
 
 def _their_name(name):
@@ -94,8 +111,7 @@ def _metadata(config, scaling):
 def _write(file, metadata, tensors):
     file.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
     for key, value in metadata.items():
-        kind, code = {str: (TEXT, ""), int: (4, "<I"), float: (6, "<f")}[type(value)]
-        packed = _text(value) if kind == TEXT else struct.pack(code, value)
+        kind, packed = _value(value)
         file.write(_text(key) + struct.pack("<I", kind) + packed)
     offset = 0
     for name, (shape, kind, raw) in tensors.items():
@@ -105,6 +121,19 @@ def _write(file, metadata, tensors):
     file.write(bytes(-file.tell() % _ALIGNMENT))
     for _, _, raw in tensors.values():
         file.write(raw + bytes(-len(raw) % _ALIGNMENT))
+
+
+def _value(value):
+    """(type, bytes) of a value in the metadata."""
+    if isinstance(value, list):
+        return ARRAY, struct.pack("<IQ", TEXT, len(value)) + b"".join(map(_text, value))
+    if isinstance(value, np.ndarray):
+        number = {"<f4": 6, "<i4": 5}[value.dtype.str]
+        return ARRAY, struct.pack("<IQ", number, value.size) + value.tobytes()
+    if isinstance(value, str):
+        return TEXT, _text(value)
+    kind, code = {bool: (BOOL, "<?"), int: (4, "<I"), float: (6, "<f")}[type(value)]
+    return kind, struct.pack(code, value)
 
 
 def _text(text):

@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...io import replacing
+from ...quantized import dense_arrays
 from ..config import LlamaConfig
 from .bytes import Bytes, half_rotated, interleaved
 
@@ -158,7 +159,7 @@ def _at_end(file):
 
 def write(model, path):
     """Export to v0. ValueError for what the format cannot say."""
-    c, arrays = model.config, model.state_dict(copy=False)
+    c, arrays = model.config, model.state_dict(copy=False) | dense_arrays(model)
     if c.head_dim * c.n_heads != c.dim or c.rope_scaling or c.attention_bias or c.mlp_bias:
         raise ValueError("llama2.c: has no head_dim of its own, no rope_scaling and no biases")
     if c.rope_theta != 10000.0 or c.norm_eps != 1e-5:
