@@ -1,6 +1,7 @@
 """Model files: what is written is read, one model in every format, and damage is an error."""
 
 import json
+import math
 import os
 import pickle
 import struct
@@ -81,6 +82,57 @@ def test_gguf_keeps_the_scaling_and_a_head_width_of_its_own(tmp_path, scaling):
     assert Llama.from_pretrained(tmp_path / "x.gguf").config.rope_scaling == scaling
 
 
+def told_by_llama2c(path, count):
+    """Greedy ids by llama2.c's own way, in float64: interleaved pairs, one token after another."""
+    sizes = np.fromfile(path, "<i4", 7)
+    dim, wide, layers, heads, shared, vocab, _ = map(int, sizes)
+    k, weights, at = dim // heads, np.fromfile(path, "<f4", offset=28).astype("float64"), 0
+
+    def take(*shape):
+        nonlocal at
+        at += math.prod(shape)
+        return weights[at - math.prod(shape) : at].reshape(shape)
+
+    table, norm1 = take(vocab, dim), take(layers, dim)
+    wq, wk, wv = (take(layers, n * k, dim) for n in (heads, shared, shared))
+    wo, norm2 = take(layers, dim, dim), take(layers, dim)
+    w1, w2, w3 = take(layers, wide, dim), take(layers, dim, wide), take(layers, wide, dim)
+    last = take(dim)
+    normed = lambda x, w: x / np.sqrt((x * x).mean() + 1e-5) * w
+
+    def turned(x, position):
+        pairs = x.reshape(-1, k // 2, 2) @ np.array([1, 1j])  # each pair a complex number
+        pairs *= np.exp(1j * position * 10000.0 ** (-np.arange(0, k, 2) / k))
+        return np.stack([pairs.real, pairs.imag], -1).reshape(-1, k)
+
+    ids, past = [1], [([], []) for _ in range(layers)]
+    for position in range(count):
+        x = table[ids[-1]]
+        for i, (keys, values) in enumerate(past):
+            y = normed(x, norm1[i])
+            q = turned(wq[i] @ y, position)
+            keys.append(turned(wk[i] @ y, position))
+            values.append((wv[i] @ y).reshape(-1, k))
+            together = heads // shared
+            of_head = [np.array([each[h // together] for each in keys]) for h in range(heads)]
+            scores = [key @ q[h] / np.sqrt(k) for h, key in enumerate(of_head)]
+            shares = [np.exp(s - s.max()) / np.exp(s - s.max()).sum() for s in scores]
+            of_head = [np.array([each[h // together] for each in values]) for h in range(heads)]
+            x = x + wo[i] @ np.concatenate([p @ v for p, v in zip(shares, of_head, strict=True)])
+            y = normed(x, norm2[i])
+            gate = w1[i] @ y
+            x = x + w2[i] @ (gate / (1 + np.exp(-gate)) * (w3[i] @ y))
+        ids.append(int(np.argmax(table @ normed(x, last))))
+    return ids
+
+
+@needs_data
+def test_stories_are_those_of_llama2c():
+    path = Path(DATA) / "stories260K/stories260K.bin"
+    found = Llama.from_pretrained(path).generate([[1]], 200, eos=[])
+    assert found[0].tolist() == told_by_llama2c(path, 200)
+
+
 @needs_data
 @pytest.mark.parametrize("name", WRITERS)
 def test_stories_are_told_the_same_from_every_format(tmp_path, name):
@@ -100,30 +152,63 @@ def test_rows_go_into_halves_and_back():
     np.testing.assert_array_equal(interleaved(half_rotated(rows, 3), 3), rows)
 
 
-def llama2c_v1(model, path):
-    """Version 1 of llama2.c: a header of 256 bytes, the norms first."""
+def llama2c_later(model, path, group=None):
+    """Version 1 of llama2.c (2, with a group size): a header of 256 bytes, the norms first."""
     c, arrays = model.config, model.state_dict()
     sizes = [getattr(c, name) for name in llama2c.SIZES[:-1]]
-    head = b"24ka" + struct.pack("<i7i?", 1, *sizes, c.max_length, c.tie_embeddings)
-    names = ["attention_norm", "feed_forward_norm", None, *(n for n, *_ in llama2c._matrices(c))]
-    out = [head.ljust(256, b"\0")]
-    for name in names:
-        if name is None:
-            out += [arrays["norm.weight"].tobytes(), arrays["embedding.weight"].tobytes()]
-            continue
+    head = b"24ka" + struct.pack("<i7i?", 2 if group else 1, *sizes, c.max_length, c.tie_embeddings)
+    head += struct.pack("<i", group) if group else b""
+    matrix = (lambda x: int8(x, group)) if group else (lambda x: x.tobytes())
+    norms = ["attention_norm", "feed_forward_norm"]
+    names = [f"layers.{i}.{name}.weight" for name in norms for i in range(c.n_layers)]
+    out = [head.ljust(256, b"\0"), *(arrays[name].tobytes() for name in [*names, "norm.weight"])]
+    out.append(matrix(arrays["embedding.weight"]))
+    for name, *_ in llama2c._matrices(c):
         heads = {"attention.wq": c.n_heads, "attention.wk": c.n_kv_heads}.get(name)
         for i in range(c.n_layers):
             rows = arrays[f"layers.{i}.{name}.weight"]
-            out.append((interleaved(rows, heads) if heads else rows).tobytes())
-    out += [] if c.tie_embeddings else [arrays["head.weight"].tobytes()]
+            out.append(matrix(interleaved(rows, heads) if heads else rows))
+    out += [] if c.tie_embeddings else [matrix(arrays["head.weight"])]
     path.write_bytes(b"".join(out))
+
+
+def int8(x, group):
+    """Groups of numbers as int8, the largest at 127; then the scales."""
+    groups = x.reshape(-1, group)
+    scales = np.abs(groups).max(axis=1, keepdims=True).astype("float32") / 127
+    return np.rint(groups / scales).astype("int8").tobytes() + scales.tobytes()
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_llama2c_version_1(tmp_path, tied):
     model = small(tie_embeddings=tied)
-    llama2c_v1(model, tmp_path / "x.bin")
+    llama2c_later(model, tmp_path / "x.bin")
     np.testing.assert_array_equal(logits(Llama.from_pretrained(tmp_path / "x.bin")), logits(model))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_llama2c_version_2(tmp_path, tied):
+    model = small(tie_embeddings=tied)
+    llama2c_later(model, tmp_path / "x.bin", group=8)
+    again = Llama.from_pretrained(tmp_path / "x.bin")
+    for (name, p), q in zip(model.named_parameters(), again.parameters(), strict=True):
+        if p.ndim == 1:
+            np.testing.assert_array_equal(p.data, q.data)
+            continue
+        heads = {"wq": 4, "wk": 2}.get(name.split(".")[-2])  # groups lie as the rows do in the file
+        p, q = (interleaved(x.data, heads) if heads else x.data for x in (p, q))
+        step = np.abs(p.reshape(-1, 8)).max(axis=1) / 127
+        error = np.abs(p - q).reshape(-1, 8).max(axis=1)
+        assert (error <= 0.5001 * step).all()  # half a step, and rounding
+
+
+def test_llama2c_version_2_with_groups_that_do_not_fit(tmp_path):
+    llama2c_later(small(), tmp_path / "x.bin", group=8)
+    raw = bytearray((tmp_path / "x.bin").read_bytes())
+    raw[37:41] = struct.pack("<i", 7)
+    (tmp_path / "x.bin").write_bytes(raw)
+    with pytest.raises(FormatError, match=r"x.bin.*no multiple of the group size 7"):
+        Llama.from_pretrained(tmp_path / "x.bin")
 
 
 # --------------------------------------------------------------------------- quantised layers
@@ -211,13 +296,14 @@ def mutations(draw):
 def originals(tmp_path_factory):
     folder = tmp_path_factory.mktemp("originals")
     llama2c.write(small(n_layers=1), folder / "v0.bin")
-    llama2c_v1(small(n_layers=1), folder / "v1.bin")
+    llama2c_later(small(n_layers=1), folder / "v1.bin")
+    llama2c_later(small(n_layers=1), folder / "v2.bin", group=4)
     write_gguf(small(n_layers=1), folder / "q8.gguf", "Q8_0")
     write_gguf(small(n_layers=1), folder / "f16.gguf", "F16")
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", ["v0.bin", "v1.bin", "q8.gguf", "f16.gguf"])
+@pytest.mark.parametrize("name", ["v0.bin", "v1.bin", "v2.bin", "q8.gguf", "f16.gguf"])
 @given(mutate=mutations())
 @damage
 def test_a_damaged_file_is_read_or_refused(tmp_path, originals, name, mutate):
@@ -226,7 +312,7 @@ def test_a_damaged_file_is_read_or_refused(tmp_path, originals, name, mutate):
     opened(path)
 
 
-@pytest.mark.parametrize("name", ["v0.bin", "v1.bin", "q8.gguf", "f16.gguf"])
+@pytest.mark.parametrize("name", ["v0.bin", "v1.bin", "v2.bin", "q8.gguf", "f16.gguf"])
 def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path, originals, name):
     raw, path = originals[name], tmp_path / name
     for length in [*range(0, 700, 7), *range(700, len(raw), 997)]:

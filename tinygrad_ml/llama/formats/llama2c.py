@@ -146,7 +146,10 @@ def _int8(file, shape, group, what):
         file.fail(f"{what} has {count} numbers, no multiple of the group size {group}")
     q = file.array("i1", (count // group, group), what)
     scales = file.array("<f4", (count // group, 1), f"the scales of {what}")
-    return (q * scales).reshape(shape)
+    if not np.isfinite(scales).all():
+        file.fail(f"a scale of {what} is not finite")
+    with np.errstate(over="ignore"):  # a scale near the largest float
+        return (q * scales).reshape(shape)
 
 
 def _at_end(file):
