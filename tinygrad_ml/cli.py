@@ -1,4 +1,4 @@
-"""tinygrad-ml: train, generate, chat, pull, eval, gradcheck.
+"""tinygrad-ml: train, generate, chat, pull, eval, estimate, gradcheck.
 
 A command is a function that adds its flags to a parser and returns what to run on them.
 """
@@ -214,6 +214,17 @@ def eval(parser):
 
     evaluate.add_arguments(parser)
     return evaluate.run
+
+
+# ---------------------------------------------------------------------------------- estimate
+
+
+@command("say what memory a training step takes, before it is spent")
+def estimate(parser):
+    from .peft import memory
+
+    memory.add_arguments(parser)
+    return memory.run
 
 
 # --------------------------------------------------------------------------------- gradcheck

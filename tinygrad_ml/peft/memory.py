@@ -1,0 +1,192 @@
+"""The memory of a training step, before it is spent.
+
+A step holds weights, their gradients, the optimiser's state, and what the forward pass keeps for
+the backward pass. b rows of t tokens, d model, f feed-forward, h heads and g heads of keys and
+values of width k, v vocabulary, n layers.
+
+"160 GB to fine-tune a 7B" is a convention about bytes for each parameter, activations beside it:
+16 bytes (half weights and gradients, float32 master copy, m and v; Rajbhandari et al. 2020, ZeRO)
+make 6.74e9 parameters 108 GB; 20 bytes (gradients also kept in float32) make 135 GB. What is left
+to 160 is activations and slack, and depends on b and t.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..llama import LlamaConfig, formats
+
+METHODS = ("full", "lora")
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the table: its bytes, and its formula in words."""
+
+    name: str
+    bytes: int
+    formula: str
+
+
+class Estimate(list):
+    """The items, in the order in which they are printed."""
+
+    overlap = 0  # bytes: what of the items is never there together
+
+    @property
+    def total(self):
+        return sum(item.bytes for item in self)
+
+    @property
+    def peak(self):
+        """Gradients grow as activations are let go: the greater end of the backward pass counts."""
+        return self.total - self.overlap
+
+    def __str__(self):
+        lines = [f"{i.name:<16}{i.bytes / 1e9:>12.3f} GB   {i.formula}" for i in self]
+        sums = (
+            ("total", self.total, "the sum"),
+            ("peak", self.peak, "at once (docs/memory.md)"),
+        )
+        lines += [f"{name:<16}{n / 1e9:>12.3f} GB   {why}" for name, n, why in sums]
+        return "\n".join(lines)
+
+
+def estimate_memory(config, method="full", *, optimizer="adamw", dtype="float32", batch=1,
+                    length=512, rank=8, qkv_bias=False):  # fmt: skip
+    """The bytes of a training step, item by item; .total is their sum, .peak what is there at once.
+
+    config  a LlamaConfig, or a name of MODELS
+    method  "full", or "lora" (rank `rank` on the q and v maps)
+
+    Held against measured peaks: method "full" in float32 with the C kernels, no checkpointing.
+    The terms for "lora" and for half types follow from the same formulas and are not measured.
+    """
+    if isinstance(config, str):
+        config, qkv_bias = named(config)
+    _check_choice("method", method, METHODS)
+    _check_choice("dtype", dtype, BYTES)
+    _check_choice("optimizer", optimizer, ("adamw", "sgd"))
+    for name, number in (("batch", batch), ("length", length), ("rank", rank)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name}: got {number!r}, expected a whole number >= 1")
+    width, half = BYTES[dtype], dtype != "float32"
+    weights = count_parameters(config, qkv_bias)
+    lora = count_lora(config, rank)
+    trained = weights if method == "full" else lora
+    held = weights + (lora if method == "lora" else 0)
+    slots = 2 if optimizer == "adamw" else 0
+    estimate = Estimate([
+        Item("weights", width * held, f"{held:,} parameters x {width} bytes"),
+        Item("gradients", width * trained, f"{trained:,} trained x {width} bytes"),
+        Item("master copies", 4 * trained * half, "trained x 4 bytes, of half types only"),
+        Item("optimiser", 4 * slots * trained, f"trained x {slots} float32 numbers"),
+        *_activations(config, batch * length, width),
+    ])  # fmt: skip
+    estimate.overlap = _overlap(estimate, config, method, width)
+    return estimate
+
+
+def _overlap(estimate, c, method, width):
+    """The lesser of: gradients not yet there at first, activations no longer there at last.
+
+    At first there is the head's gradient alone; at last one layer's activations.
+    """
+    size = {item.name: item.bytes for item in estimate}
+    head = width * c.vocab_size * c.dim if method == "full" else 0
+    late = size["gradients"] - head
+    gone = size["activations"] * (c.n_layers - 1) // c.n_layers + size["logits"]
+    return min(late, gone)
+
+
+def count_parameters(c, qkv_bias=False):
+    """v d (twice if not tied) + n (2 d h k + 2 d g k + 3 d f + 2 d) + d, and biases"""
+    inner, shared = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+    layer = 2 * c.dim * (inner + shared) + 3 * c.dim * c.hidden_dim + 2 * c.dim
+    layer += (inner + 2 * shared) * (qkv_bias or c.attention_bias) + c.dim * c.attention_bias
+    layer += (2 * c.hidden_dim + c.dim) * c.mlp_bias
+    return (2 - c.tie_embeddings) * c.vocab_size * c.dim + c.n_layers * layer + c.dim
+
+
+def count_lora(c, rank):
+    """n r (d + h k) for q and n r (d + g k) for v      Hu et al. 2021"""
+    return c.n_layers * rank * (2 * c.dim + (c.n_heads + c.n_kv_heads) * c.head_dim)
+
+
+def _activations(c, tokens, width):
+    """What the kernels keep for each token of each layer, and the logits."""
+    inner, shared = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+    # x, its norm, wo's output, the sum, its norm; q twice (before RoPE and after), o; k twice, v
+    kept = 5 * c.dim + 3 * inner + 3 * shared + 3 * c.hidden_dim + c.n_heads + 2
+    logits = 2 * tokens * min(c.vocab_size, max(1, (1 << 23) // tokens))
+    return [
+        Item("activations", width * tokens * (c.n_layers * kept + 2 * c.dim),
+             "b t (n (5 d + 3 h k + 3 g k + 3 f + h + 2) + 2 d) numbers"),
+        Item("logits", 4 * logits, "logits and their gradient, b t v each, in chunks of 2^23"),
+    ]  # fmt: skip
+
+
+def _check_choice(name, got, known):
+    if got not in known:
+        raise ValueError(f"{name}: got {got!r}, expected one of {', '.join(known)}")
+
+
+# -------------------------------------------------------------------------------- command line
+
+
+def add_arguments(parser):
+    add = parser.add_argument
+    known = "a model folder or file, a config.json, or one of " + ", ".join(MODELS)
+    add("model", metavar="MODEL", help=known)
+    add("--method", choices=METHODS, default="full", help="what is trained (default: full)")
+    add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="(default: adamw)")
+    add("--dtype", choices=BYTES, default="float32", help="of the weights (default: float32)")
+    add("--batch", type=int, default=1, help="texts a step (default: 1)")
+    add("--length", type=int, default=512, help="tokens a text (default: 512)")
+    add("--rank", type=int, default=8, help="of lora (default: 8)")
+
+
+def run(model, **settings):
+    config = model if model in MODELS else _read(model)
+    print(estimate_memory(config, **settings))
+
+
+def _read(path):
+    """The config of a model folder or file, or of a config.json alone."""
+    if not Path(path).exists():
+        known = ", ".join(MODELS)
+        raise ValueError(f"model: got {path!r}, expected a folder, a file or one of {known}")
+    if Path(path).name == "config.json":  # no weights are needed
+        return formats.huggingface.read_config(Path(path))
+    return formats.read(path)[0]
+
+
+# ------------------------------------------------------------------------------ models by name
+
+#         v       d     n    h    f     g   tied, bias of q, k and v
+_SIZES = {
+    "llama-7b": (32000, 4096, 32, 32, 11008, 32, False, False),
+    "llama-13b": (32000, 5120, 40, 40, 13824, 40, False, False),
+    "llama-30b": (32000, 6656, 60, 52, 17920, 52, False, False),
+    "llama-65b": (32000, 8192, 80, 64, 22016, 64, False, False),
+    "llama2-7b": (32000, 4096, 32, 32, 11008, 32, False, False),
+    "llama2-13b": (32000, 5120, 40, 40, 13824, 40, False, False),
+    "llama2-70b": (32000, 8192, 80, 64, 28672, 8, False, False),
+    "llama3-8b": (128256, 4096, 32, 32, 14336, 8, False, False),
+    "llama3-70b": (128256, 8192, 80, 64, 28672, 8, False, False),
+    "llama3.1-8b": (128256, 4096, 32, 32, 14336, 8, False, False),
+    "llama3.1-70b": (128256, 8192, 80, 64, 28672, 8, False, False),
+    "llama3.1-405b": (128256, 16384, 126, 128, 53248, 8, False, False),
+    "llama3.2-1b": (128256, 2048, 16, 32, 8192, 8, True, False),
+    "llama3.2-3b": (128256, 3072, 28, 24, 8192, 8, True, False),
+    "qwen1.5-7b": (151936, 4096, 32, 32, 11008, 32, False, True),
+    "qwen1.5-72b": (152064, 8192, 80, 64, 24576, 64, False, True),
+}
+MODELS = tuple(_SIZES)
+
+
+def named(name):
+    """(LlamaConfig, whether q, k and v have biases) of a published size"""
+    _check_choice("model", name, MODELS)
+    v, d, n, h, f, g, tied, bias = _SIZES[name]
+    return LlamaConfig(v, d, n, h, f, g, tie_embeddings=tied), bias
