@@ -23,6 +23,7 @@ from . import (
     embedding,
     gelu,
     half,
+    half_product,
     linear_cross_entropy,
     linear_maps,
     product,

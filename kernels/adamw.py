@@ -9,6 +9,9 @@ step. Entry by entry: the same bits with any number of threads.
 
 import ctypes
 
+import numpy as np
+
+from . import cuda
 from .native import address, call, runs
 
 
@@ -40,3 +43,44 @@ def row(u, b1, b2):
     pointers = [address(a) for a in (u.w, *u.slots, u.g)]
     numbers = (1 - u.lr * u.decay, u.lr / (1 - b1**u.steps), (1 - b2**u.steps) ** -0.5)
     return Parameter(*pointers, u.w.size, 0, *numbers)
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+
+
+MOST = 56  # parameters in one launch, as in adamw.cu: a table of less than 4 KB
+CHUNK = 4096  # entries of a block
+
+
+def cuda_supports(xp, updates, *, betas, eps):
+    known = ("float32", "float64")
+    return cuda.runs(xp, *[a for u in updates for a in (u.w, u.g, *u.slots)], dtypes=known) and all(
+        a.shape == u.w.shape and a.flags.c_contiguous for u in updates for a in (u.w, *u.slots)
+    )
+
+
+def cuda_forward(xp, updates, *, betas, eps):
+    b1, b2 = map(float, betas)
+    for i in range(0, len(updates), MOST):
+        some = [u._replace(g=cuda.contiguous(xp, u.g)[0]) for u in updates[i : i + MOST]]
+        table, blocks = cuda_table(some, b1, b2)
+        cuda.launch(xp, "adamw", f"adamw_step<{cuda.type_of(some[0].w)}>", blocks,
+                    (table, cuda.i4(len(some)), np.float64(b1), np.float64(b2),
+                     np.float64(eps)))  # fmt: skip
+
+
+def cuda_table(updates, b1, b2):
+    """The Table of adamw.cu, which cupy hands over by value, and the number of blocks."""
+    table, first = np.zeros(MOST, ROW), 0
+    for i, u in enumerate(updates):
+        pointers = [a.data.ptr for a in (u.w, *u.slots, u.g)]
+        numbers = (1 - u.lr * u.decay, u.lr / (1 - b1**u.steps), (1 - b2**u.steps) ** -0.5)
+        table[i] = (*pointers, u.w.size, first, *numbers)
+        first += cuda.blocks(u.w.size, CHUNK)
+    return table, first
+
+
+ROW = np.dtype([(name, "u8") for name in ("w", "m", "v", "g")]
+               + [("n", "i8"), ("first", "i8")]
+               + [(name, "f8") for name in ("keep", "rate", "correction")])  # fmt: skip
+on_cuda = cuda.Twin(cuda_supports, cuda_forward)

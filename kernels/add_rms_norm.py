@@ -8,7 +8,7 @@ Accuracy and bits: as rms_norm.py, whose C this is.
 
 import numpy as np
 
-from . import rms_norm
+from . import cuda, rms_norm
 from .native import contiguous, run, runs
 
 
@@ -32,3 +32,29 @@ def backward(xp, needs, g, residuals, x, residual, weight, *, eps=1e-6):
     (gh,) = contiguous(gh)
     dx, dw = rms_norm.slopes([needs[0] or needs[1], needs[2]], gy, gh, scale, h, weight)
     return [dx, dx, dw]
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+
+
+def cuda_supports(xp, x, residual, weight, *, eps=1e-6):
+    same = x.shape == residual.shape and cuda.runs(xp, x, residual, weight)
+    return same and rms_norm.cuda_supports(xp, x, weight, eps=eps)
+
+
+def cuda_forward(xp, x, residual, weight, *, eps=1e-6):
+    x, residual, weight = cuda.contiguous(xp, x, residual, weight)
+    h = xp.empty_like(x)
+    y, scale = rms_norm.cuda_normed(xp, x, residual, weight, h, eps)
+    return (h, y), (h, scale)
+
+
+def cuda_backward(xp, needs, g, residuals, x, residual, weight, *, eps=1e-6):
+    (gh, gy), (h, scale) = g, residuals
+    (gh,) = cuda.contiguous(xp, gh)
+    wanted = [needs[0] or needs[1], needs[2]]
+    dx, dw = rms_norm.cuda_slopes(xp, wanted, gy, gh, scale, h, weight)
+    return [dx, dx, dw]
+
+
+on_cuda = cuda.Twin(cuda_supports, cuda_forward, cuda_backward)

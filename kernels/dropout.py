@@ -7,6 +7,7 @@ Bytes: x is read and y written. Time: the ten rounds, 16 counters side by side.
 
 import numpy as np
 
+from . import cuda
 from .native import contiguous, run, runs
 
 
@@ -20,3 +21,23 @@ def forward(xp, x, *, p, key):
     signed = key - (1 << 64) if key >> 63 else key  # the same 64 bits
     run("dropout", x, y, x.size, int(p * 2**32), signed, float(1 / (1 - p) if p < 1 else 0.0))
     return y
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+
+
+def cuda_supports(xp, x, *, p, key):
+    return cuda.runs(xp, x)
+
+
+def cuda_forward(xp, x, *, p, key):
+    (x,) = cuda.contiguous(xp, x)
+    y = xp.empty_like(x)
+    factor = cuda.wide(x.dtype)(1 / (1 - p) if p < 1 else 0)
+    grid, threshold = cuda.blocks(x.size, 4 * cuda.THREADS), np.uint64(int(p * 2**32))
+    cuda.launch(xp, "dropout", f"dropout<{cuda.type_of(x)}>", grid,
+                (x, y, cuda.i8(x.size), threshold, np.uint64(key), factor))  # fmt: skip
+    return y
+
+
+on_cuda = cuda.Twin(cuda_supports, cuda_forward)

@@ -8,6 +8,7 @@ Accuracy: that of adding up one after another.
 
 import numpy as np
 
+from . import cuda
 from .native import contiguous, run, runs
 
 
@@ -33,3 +34,36 @@ def backward(xp, needs, g, residuals, weight, indices):
     dw = np.empty(weight.shape, weight.dtype)
     run("embedding_backward", g, indices, dw, indices.size, *weight.shape)
     return [dw, None]
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+
+
+def cuda_supports(xp, weight, indices):
+    """The definition looks at the indices, which waits for the device; a kernel does not."""
+    return (
+        weight.ndim == 2
+        and cuda.runs(xp, weight)
+        and isinstance(indices, xp.ndarray)
+        and indices.dtype.kind in "iu"
+        and indices.size > 0
+    )
+
+
+def cuda_forward(xp, weight, indices):
+    """As cupy's take, an index beyond the table counts from its other end."""
+    return xp.take(weight, indices, axis=0), None
+
+
+def cuda_backward(xp, needs, g, residuals, weight, indices):
+    v, d = weight.shape
+    places = indices.reshape(-1).astype(np.int64) % v
+    order = xp.argsort(places)  # cupy's is stable
+    (g,) = cuda.contiguous(xp, g)
+    dw = xp.zeros(weight.shape, weight.dtype)
+    cuda.launch(xp, "embedding", f"embedding_backward<{cuda.type_of(g)}>", places.size,
+                (g, order, places[order], dw, cuda.i4(places.size), cuda.i4(d)))  # fmt: skip
+    return [dw, None]
+
+
+on_cuda = cuda.Twin(cuda_supports, cuda_forward, cuda_backward)

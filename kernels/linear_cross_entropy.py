@@ -13,6 +13,8 @@ threads.
 
 import numpy as np
 
+from ..backend import half_product
+from . import cuda
 from .half import all_half, is_half
 from .linear_maps import rounded
 from .native import contiguous, run, runs
@@ -78,9 +80,9 @@ def flat(x, weight):
     return contiguous(x.reshape(-1, x.shape[-1]), weight)
 
 
-def signed(targets, ignore_index):
+def signed(targets, ignore_index, xp=np):
     """Targets as a row of int64, -1 for the ignored."""
-    return np.where(targets == ignore_index, -1, targets).astype(np.int64).reshape(-1)
+    return xp.where(targets == ignore_index, -1, targets).astype(np.int64).reshape(-1)
 
 
 def counted(targets):
@@ -88,6 +90,83 @@ def counted(targets):
     return int((targets >= 0).sum()) or 1
 
 
-def chunks(rows, v):
-    size = max(1, CHUNK // v)
+def chunks(rows, v, most=None):
+    size = max(1, (most or CHUNK) // v)
     return [slice(i, min(i + size, rows)) for i in range(0, rows, size)]
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+
+
+CUDA_CHUNK = 1 << 27  # logits: 512 MB in float32
+
+
+def cuda_supports(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
+    """The definition looks at the targets, which waits for the device; a kernel does not."""
+    return (
+        cuda.runs(xp, x, weight)
+        and weight.ndim == 2
+        and x.shape[-1:] == weight.shape[1:]
+        and isinstance(targets, xp.ndarray)
+        and targets.dtype.kind in "iu"
+        and targets.shape == x.shape[:-1]
+        and reduction in ("mean", "sum", "none")
+    )
+
+
+def cuda_forward(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
+    (rows, weight), targets = cuda_flat(xp, x, weight), signed(targets, ignore_index, xp)
+    wide, v = cuda.wide(x.dtype), len(weight)
+    losses, log_sum = xp.empty(len(rows), wide), xp.empty(len(rows), wide)
+    parts, kept = chunks(len(rows), v, CUDA_CHUNK), None
+    for part in parts:
+        logits = cuda_product(xp, rows[part], weight.T)
+        cuda.launch(xp, "linear_cross_entropy", f"cross_entropy_forward<{cuda.type_of(logits)}>",
+                    len(logits), (logits, targets[part], losses[part], log_sum[part],
+                                  cuda.i4(v)))  # fmt: skip
+        kept = logits if len(parts) == 1 else None
+    if reduction == "none":
+        return losses.reshape(x.shape[:-1]), (log_sum, kept)
+    total = losses.sum()
+    return total / cuda_counted(xp, targets) if reduction == "mean" else total, (log_sum, kept)
+
+
+def cuda_backward(xp, needs, g, residuals, x, weight, targets, *, ignore_index=-100,
+                  reduction="mean"):  # fmt: skip
+    (rows, weight), targets = cuda_flat(xp, x, weight), signed(targets, ignore_index, xp)
+    log_sum, kept = residuals
+    g = g / cuda_counted(xp, targets) if reduction == "mean" else g
+    slopes = xp.broadcast_to(g.astype(log_sum.dtype), x.shape[:-1]).reshape(-1)
+    (slopes,) = cuda.contiguous(xp, slopes)
+    dx = xp.empty(rows.shape, x.dtype) if needs[0] else None
+    dw = xp.zeros(weight.shape, log_sum.dtype) if needs[1] else None
+    for part in chunks(len(rows), len(weight), CUDA_CHUNK):
+        logits = cuda_product(xp, rows[part], weight.T) if kept is None else kept
+        slope = logits if kept is None else xp.empty_like(kept)  # a second backward may come
+        cuda.launch(xp, "linear_cross_entropy", f"cross_entropy_backward<{cuda.type_of(logits)}>",
+                    len(logits), (logits, targets[part], log_sum[part], slopes[part], slope,
+                                  cuda.i4(len(weight))))  # fmt: skip
+        slope = slope.astype(x.dtype, copy=False)
+        if needs[0]:
+            dx[part] = cuda_product(xp, slope, weight)
+        if needs[1]:
+            dw += cuda_product(xp, slope.T, rows[part])
+    dx = None if dx is None else dx.reshape(x.shape)
+    return [dx, None if dw is None else dw.astype(x.dtype, copy=False), None]
+
+
+def cuda_product(xp, a, b):
+    """a b, of halves in float32: tensor cores add up so, and nothing is rounded in between."""
+    return half_product(a, b, np.float32) if a.itemsize == 2 else xp.matmul(a, b)
+
+
+def cuda_flat(xp, x, weight):
+    return cuda.contiguous(xp, x.reshape(-1, x.shape[-1]), weight)
+
+
+def cuda_counted(xp, targets):
+    """counted, without waiting for it."""
+    return xp.maximum((targets >= 0).sum(), 1)
+
+
+on_cuda = cuda.Twin(cuda_supports, cuda_forward, cuda_backward)

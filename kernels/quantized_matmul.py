@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from . import dequantize
+from . import cuda, dequantize
 from .native import call, contiguous, runs, runs_bytes
 
 FEW = 8  # rows; from more on decoding all of W pays
@@ -33,3 +33,34 @@ def forward(xp, x, blocks, *, format):
     y = np.empty((*x.shape[:-1], m), x.dtype)
     call("quantized_matmul", x.dtype, x, blocks, y, few, m, n, dequantize.ORDER.index(format))
     return y
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+
+
+CUDA_FORMATS = ("Q4_0", "Q4_1", "Q8_0")
+
+
+def cuda_supports(xp, x, blocks, *, format):
+    return (
+        x.ndim > 0
+        and cuda.runs(xp, x, dtypes=("float32",))
+        and cuda.runs(xp, blocks, dtypes=("uint8",))
+        and blocks.ndim == 2
+        and format in CUDA_FORMATS
+        and blocks.shape[1] // dequantize.SIZES[format] * 32 == x.shape[-1]
+        and math.prod(x.shape[:-1]) <= FEW
+    )
+
+
+def cuda_forward(xp, x, blocks, *, format):
+    (x, blocks), n, m = cuda.contiguous(xp, x, blocks), x.shape[-1], len(blocks)
+    few = x.size // n
+    y = xp.empty((*x.shape[:-1], m), x.dtype)
+    cuda.launch(xp, "quantized_matmul", f"quantized_matmul<{format}>",
+                cuda.blocks(m, cuda.THREADS // 32),
+                (x, blocks, y, cuda.i4(few), cuda.i4(m), cuda.i4(n)))  # fmt: skip
+    return y
+
+
+on_cuda = cuda.Twin(cuda_supports, cuda_forward)

@@ -12,6 +12,7 @@ number of threads. Accuracy in float32: within 4 ulp of the row's largest entry 
 
 import numpy as np
 
+from . import cuda
 from .native import contiguous, run, runs
 
 BLOCKS = 32  # of rows; each has a partial sum of dw
@@ -42,3 +43,51 @@ def slopes(needs, g, gh, scale, x, weight):
     partial = np.empty((-(-rows // block), d), x.dtype) if needs[1] else None
     run("rms_norm_backward", g, gh, x, weight, scale, dx, dw, partial, rows, d, block)
     return [dx, dw]
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+
+
+def cuda_supports(xp, x, weight, *, eps=1e-6):
+    return x.ndim > 0 and weight.shape == x.shape[-1:] and cuda.runs(xp, x, weight)
+
+
+def cuda_forward(xp, x, weight, *, eps=1e-6):
+    x, weight = cuda.contiguous(xp, x, weight)
+    return cuda_normed(xp, x, None, weight, None, eps)
+
+
+def cuda_normed(xp, x, residual, weight, h, eps):
+    """(y, scale); h = x + residual is written if there is a residual."""
+    d, wide = x.shape[-1], cuda.wide(x.dtype)
+    y, scale = xp.empty_like(x), xp.empty(x.size // d, wide)
+    v = cuda.width(d, x, residual, weight, h, y)
+    cuda.launch(xp, "rms_norm", f"rms_norm_forward<{cuda.type_of(x)},{v}>", scale.size,
+                (x, residual, weight, h, y, scale, cuda.i4(d), wide(eps)))  # fmt: skip
+    return y, scale
+
+
+def cuda_backward(xp, needs, g, scale, x, weight, *, eps=1e-6):
+    return cuda_slopes(xp, needs, g, None, scale, x, weight)
+
+
+def cuda_slopes(xp, needs, g, gh, scale, x, weight):
+    """[dx, dw], of which those that are needed; gh (or None) is added to dx."""
+    g, x, weight = cuda.contiguous(xp, g, x, weight)
+    d, wide, kind = x.shape[-1], cuda.wide(x.dtype), cuda.type_of(x)
+    blocks = min(scale.size, 4 * BLOCKS)
+    dx = xp.empty_like(x) if needs[0] else None
+    partial = xp.empty((blocks, d), wide) if needs[1] else None
+    v = cuda.width(d, x, g, gh, weight, dx)
+    cuda.launch(xp, "rms_norm", f"rms_norm_backward<{kind},{v}>", blocks,
+                (g, gh, x, weight, scale, dx, partial, cuda.i4(scale.size), cuda.i4(d)),
+                shared=d * scale.itemsize)  # fmt: skip
+    if not needs[1]:
+        return [dx, None]
+    dw = xp.empty_like(weight)
+    cuda.launch(xp, "rms_norm", f"sum_rows<{kind},1>", cuda.blocks(d),
+                (partial, dw, cuda.i4(blocks), cuda.i4(d)))  # fmt: skip
+    return [dx, dw]
+
+
+on_cuda = cuda.Twin(cuda_supports, cuda_forward, cuda_backward)

@@ -9,6 +9,7 @@ Accuracy in float32: within 2 ulp of the greater of |a| and |b|.
 
 import numpy as np
 
+from . import cuda
 from .native import contiguous, rows, run, runs, strides
 
 
@@ -28,11 +29,14 @@ def forward(xp, x, cos, sin):
 def backward(xp, needs, g, residuals, x, cos, sin):
     gradients = [turned(g, cos, sin, -1.0) if needs[0] else None, None, None]
     if needs[1] or needs[2]:
-        half = cos.shape[-1]
-        ga, gb, a, b = g[..., :half], g[..., half:], x[..., :half], x[..., half:]
-        gradients[1] = (ga * a + gb * b).sum((0, 1))
-        gradients[2] = (gb * a - ga * b).sum((0, 1))
+        gradients[1:] = of_tables(g, x, cos.shape[-1])
     return gradients
+
+
+def of_tables(g, x, half):
+    """[dcos, dsin]"""
+    ga, gb, a, b = g[..., :half], g[..., half:], x[..., :half], x[..., half:]
+    return [(ga * a + gb * b).sum((0, 1)), (gb * a - ga * b).sum((0, 1))]
 
 
 def turned(x, cos, sin, sign):
@@ -41,3 +45,39 @@ def turned(x, cos, sin, sign):
     y = y if y.strides[-1] == y.itemsize else np.empty(x.shape, x.dtype)
     run("rope_turn", x, strides(x), cos, sin, y, strides(y), b, h, t, k // 2, sign)
     return y
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+
+
+def cuda_supports(xp, x, cos, sin):
+    table = x.ndim == 4 and cos.shape == sin.shape == (x.shape[2], x.shape[3] // 2)
+    return table and x.shape[3] % 2 == 0 and cuda.runs(xp, x, cos, sin)
+
+
+def cuda_forward(xp, x, cos, sin):
+    return cuda_turned(xp, x, cos, sin, 1), None
+
+
+def cuda_backward(xp, needs, g, residuals, x, cos, sin):
+    gradients = [cuda_turned(xp, g, cos, sin, -1) if needs[0] else None, None, None]
+    if needs[1] or needs[2]:
+        gradients[1:] = of_tables(*(cuda_wide(a) for a in (g, x)), cos.shape[-1])
+    return gradients
+
+
+def cuda_wide(a):
+    return a.astype(cuda.wide(a.dtype), copy=False)
+
+
+def cuda_turned(xp, x, cos, sin, sign):
+    (x, (cos, sin)), (b, h, t, k) = (cuda.rows(xp, x), cuda.contiguous(xp, cos, sin)), x.shape
+    y = xp.empty((b, t, h, k), x.dtype).swapaxes(1, 2)  # heads merge without a copy
+    sizes = [cuda.i4(h), cuda.i4(t), cuda.i4(k // 2), cuda.i8(x.size // 2)]
+    cuda.launch(xp, "rope", f"rope_turn<{cuda.type_of(x)}>", cuda.blocks(x.size // 2),
+                (x.data, cos, sin, y.data, *sizes, *cuda.steps(x), *cuda.steps(y),
+                 cuda.wide(x.dtype)(sign)))  # fmt: skip
+    return y
+
+
+on_cuda = cuda.Twin(cuda_supports, cuda_forward, cuda_backward)

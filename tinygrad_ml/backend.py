@@ -119,6 +119,68 @@ def _cupy(device):
     return cupy
 
 
+# ------------------------------------------------------------------------------------ products
+
+
+def half_product(a, b, dtype):
+    """a @ b of two cupy arrays of one half type, added up in float32, as `dtype`: any ranks.
+
+    By gemmStridedBatchedEx, since cupy's own product of batches takes no bfloat16 and widens
+    float16. Operands are read as they lie where a row or a column is contiguous.
+    """
+    cupy = namespace([a, b])
+    rows, columns = a[None] if a.ndim == 1 else a, b[:, None] if b.ndim == 1 else b
+    if rows.shape[-1] != columns.shape[-2]:
+        raise ValueError(f"matmul: {a.shape} and {b.shape} do not go together")
+    batch = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+    y = cupy.empty((*batch, rows.shape[-2], columns.shape[-1]), dtype)
+    if a.size == 0 or b.size == 0:
+        y[...] = 0
+    else:
+        _gemm(cupy, _matrices(cupy, rows, batch), _matrices(cupy, columns, batch), y)
+    y = y[..., 0, :] if a.ndim == 1 else y
+    return y[..., 0] if b.ndim == 1 else y
+
+
+def _matrices(cupy, x, batch):
+    """(matrices, entries from one to the next, whether transposed, its leading dimension)"""
+    shape = x.shape[-2:]
+    if x.size == shape[0] * shape[1]:
+        x, step = x.reshape(shape), 0  # one for all
+    else:
+        x = cupy.broadcast_to(x, (*batch, *shape)).reshape(-1, *shape)
+        step = None
+    down, right = (s // x.itemsize for s in x.strides[-2:])
+    if right == 1 and down >= shape[1]:
+        transposed, leading = False, down
+    elif down == 1 and right >= shape[0]:
+        transposed, leading = True, right
+    else:
+        x = cupy.ascontiguousarray(x)
+        transposed, leading = False, shape[1]
+    return x, x.strides[0] // x.itemsize if step is None else step, transposed, leading
+
+
+def _gemm(cupy, a, b, y):
+    """y = a b. cuBLAS counts by columns: it is told y^T = b^T a^T, with nothing moved."""
+    from cupy_backends.cuda.libs import cublas
+
+    kind = {"float16": 2, "bfloat16": 14, "float32": 0}  # cudaDataType
+    (a, step_a, turned_a, leading_a), (b, step_b, turned_b, leading_b) = a, b
+    m, n = y.shape[-2:]
+    one, zero = np.ones((), np.float32), np.zeros((), np.float32)
+    cublas.gemmStridedBatchedEx(
+        cupy.cuda.device.get_cublas_handle(), int(turned_b), int(turned_a), n, m, a.shape[-1],
+        one.ctypes.data, b.data.ptr, kind[b.dtype.name], leading_b, step_b,
+        a.data.ptr, kind[a.dtype.name], leading_a, step_a,
+        zero.ctypes.data, y.data.ptr, kind[y.dtype.name], n, m * n,
+        y.size // (m * n), cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT,
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------- adding
+
+
 def scatter_add(array, index, values):
     """array[index] += values in place, counting repeated indices each time (np.add.at)."""
     xp = namespace([array])
@@ -127,7 +189,12 @@ def scatter_add(array, index, values):
     elif xp is not np:
         import cupyx
 
-        cupyx.scatter_add(array, index, values)
+        if array.dtype.name == "bfloat16":  # cupyx knows no such additions
+            wide = array.astype(np.float32)
+            cupyx.scatter_add(wide, index, values.astype(np.float32))
+            array[...] = wide
+        else:
+            cupyx.scatter_add(array, index, values)
     elif _many_per_row(array, index):
         _add_rows(array, index.ravel(), values.reshape(-1, *array.shape[1:]))
     else:

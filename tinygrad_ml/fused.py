@@ -8,7 +8,8 @@ a derivative, the composition itself runs. A kernel is a module with
     forward(xp, *arrays, **options) -> y or a tuple, residuals
     backward(xp, needs, g, residuals, *arrays, **options) -> one gradient for each array, or None
 
-where needs[i] says whether the gradient of the i-th array is wanted.
+where needs[i] says whether the gradient of the i-th array is wanted. Its `on_cuda`, if it has one,
+offers the same three for cupy's arrays.
 """
 
 import inspect
@@ -16,6 +17,8 @@ import os
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
+
+import numpy as np
 
 from . import kernels
 from .autograd import Node, Value, _check_finite, _match, is_recording, replay
@@ -55,6 +58,7 @@ def fused(kernel):
     def decorate(definition):
         names = _argument_names(definition)
         twins = (kernel, kernels.half.Widened(kernel))
+        on_cuda = (kernel.on_cuda,) if hasattr(kernel, "on_cuda") else ()
 
         @wraps(definition)
         def call(*args, **options):
@@ -66,7 +70,8 @@ def fused(kernel):
             xp = namespace(arrays)
             known = all(a is None or isinstance(a, xp.ndarray) for a in arrays)
             known = known and not any(isinstance(o, Value) for o in options.values())
-            chosen = next((k for k in twins if known and k.supports(xp, *arrays, **options)), None)
+            twin = twins if xp is np else on_cuda  # here, and nowhere below
+            chosen = next((k for k in twin if known and k.supports(xp, *arrays, **options)), None)
             if chosen is None:
                 return definition(*args, **options)
             y, residuals = chosen.forward(xp, *arrays, **options)
@@ -123,10 +128,11 @@ def accelerated(kernel):
     def decorate(definition):
         @wraps(definition)
         def call(*arrays, **options):
-            xp = namespace([a for a in arrays if hasattr(a, "dtype")])
-            if _enabled.get() and kernel.supports(xp, *arrays, **options):
+            xp = namespace([a for a in arrays if hasattr(a, "dtype")] or _first(arrays))
+            chosen = kernel if xp is np else getattr(kernel, "on_cuda", kernel)
+            if _enabled.get() and chosen.supports(xp, *arrays, **options):
                 _used[definition.__name__] = None
-                return kernel.forward(xp, *arrays, **options)
+                return chosen.forward(xp, *arrays, **options)
             return definition(*arrays, **options)
 
         call.definition = definition
@@ -134,6 +140,12 @@ def accelerated(kernel):
         return call
 
     return decorate
+
+
+def _first(arguments):
+    """The first array of a list of arrays, or of updates of arrays."""
+    listed = arguments[0] if arguments and isinstance(arguments[0], list) else []
+    return [getattr(a, "w", a) for a in listed[:1]]
 
 
 @contextmanager

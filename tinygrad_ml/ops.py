@@ -12,6 +12,7 @@ import math
 
 from . import kernels
 from .autograd import Op, op, widen
+from .backend import namespace
 from .backend import scatter_add as _scatter_add
 from .backend import to_device as _to_device
 from .dtypes import HALF, promote
@@ -720,7 +721,13 @@ def _half_matmul(xp, a, b):
         return xp.matmul(a, b)
     if a.dtype == b.dtype and b.ndim == 2 and a.ndim > 1 and a.size * b.shape[1] >= _LARGE:
         return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
-    return matmul.forward(xp, widen(a), widen(b)).astype(promote(a.dtype, b.dtype))
+    return _half_product(a, b)
+
+
+@accelerated(kernels.half_product)
+def _half_product(a, b):
+    y = matmul.forward(namespace([a, b]), widen(a), widen(b))
+    return y.astype(promote(a.dtype, b.dtype))
 
 
 def _rows(x):

@@ -19,7 +19,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-w", "-ffp-contract=off", "-fno-tree-vectorize",
-         "-fno-threadsafe-statics", "-fno-tree-loop-distribute-patterns"]  # fmt: skip
+         "-fno-threadsafe-statics",
+         "-fno-gnu-unique", "-fno-tree-loop-distribute-patterns"]  # fmt: skip
 CHECKED = ["-fsanitize=thread", "-include", "cuda_sim.h", "-I", str(HERE / "include")]
 
 

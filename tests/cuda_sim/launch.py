@@ -12,6 +12,7 @@ import re
 import subprocess
 from contextvars import ContextVar
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,6 +56,14 @@ class Failure(ctypes.Structure):
                 ("line", ctypes.c_int), ("address", ctypes.c_void_p)]  # fmt: skip
 
 
+class Window(NamedTuple):
+    """A kernel is given `array`, and may touch `root`, on whose memory that lies."""
+
+    array: np.ndarray
+    root: np.ndarray
+    strided: bool = False  # handed over as a pointer, its strides beside it
+
+
 class RawModule:
     """cupy.RawModule(code=, options=, name_expressions=)."""
 
@@ -89,11 +98,10 @@ class RawKernel:
         self._check_sizes(grid, block, shared_mem)
         if len(args) != len(self.signature):
             raise KernelError(f"{self.name} takes {len(self.signature)} arguments, got {len(args)}")
-        values = [self._value(i, a) for i, a in enumerate(args)]
-        arrays = [
-            *self._arrays(args),
-            *((a, False, "an array behind a pointer") for a in reachable),
-        ]
+        windows = [Window(a, a) if _is_memory(a) else a for a in args]
+        values = [self._value(i, a) for i, a in enumerate(windows)]
+        behind = [(a, False, "an array behind a pointer") for a in reachable]
+        arrays = [*self._arrays(windows), *behind]
         self._in_each_order(grid, block, shared_mem, values, arrays, dict(written))
 
     def _check_sizes(self, grid, block, shared):
@@ -116,31 +124,32 @@ class RawKernel:
         if ":" in wanted:
             if a is None:
                 return ctypes.c_void_p(None)
-            if not isinstance(a, np.ndarray):
+            if not isinstance(a, Window):
                 raise KernelError(f"{self.name}, argument {i}: an array is wanted, got {a!r}")
+            a, _, strided = a
             if _letters(a.dtype) != wanted[2:]:
                 raise KernelError(
                     f"{self.name}, argument {i}: the kernel takes {wanted[2:]}, got {a.dtype}"
                 )
-            if not a.flags.c_contiguous:
+            if not (a.flags.c_contiguous or strided):
                 raise KernelError(f"{self.name}, argument {i}: the array is not contiguous")
             return ctypes.c_void_p(a.ctypes.data)
         # as cupy hands them over: a Python float is a double, an int 64 bits
-        scalar = a if isinstance(a, np.generic) else np.asarray(a)[()]
-        if _letters(scalar.dtype) != wanted:
+        scalar = a if isinstance(a, np.generic | np.ndarray) else np.asarray(a)[()]
+        letters = f"V{a.nbytes}" if isinstance(a, np.ndarray) else _letters(scalar.dtype)
+        if letters != wanted:
             raise KernelError(f"{self.name}, argument {i}: the kernel takes {wanted}, got "
                               f"{type(a).__name__} (pass np.float32, np.int32, ...)")  # fmt: skip
-        return ctypes.create_string_buffer(scalar.tobytes(), 16)
+        return ctypes.create_string_buffer(scalar.tobytes(), max(16, scalar.nbytes))
 
     def _arrays(self, args):
         """(array, whether it is const, what to call it) for each pointer."""
-        for i, (a, kind) in enumerate(zip(args, self.signature, strict=True)):
-            if ":" in kind and a is not None:
-                writable = any(
-                    k.startswith("w:") and b is not None and np.may_share_memory(a, b)
-                    for b, k in zip(args, self.signature, strict=True) if ":" in k
-                )  # fmt: skip
-                yield a, kind.startswith("r:") and not writable, f"argument {i}"
+        given = [(i, a, kind) for i, (a, kind) in enumerate(zip(args, self.signature, strict=True))
+                 if isinstance(a, Window)]  # fmt: skip
+        for i, (_, root, _), kind in given:
+            if ":" in kind:
+                changed = any(k.startswith("w:") and b.root is root for _, b, k in given)
+                yield root, kind.startswith("r:") and not changed, f"argument {i}"
 
     def _in_each_order(self, grid, block, shared, values, arrays, written):
         which, rtol = _orders.get()
@@ -216,6 +225,11 @@ def _spans(arrays, written):
                 a.ctypes.data, a.nbytes, grain, constant, pointer, name.encode()
             )
     return list(spans.values())
+
+
+def _is_memory(a):
+    """Whether it goes by pointer; a structured array is handed over by value."""
+    return isinstance(a, np.ndarray) and a.dtype.names is None
 
 
 def _three(shape):

@@ -152,6 +152,15 @@ template <class T> T __ldg(const T *at) { return *at; }
 struct __half;
 struct __nv_bfloat16;
 namespace sim {
+template <size_t Bytes> const char *size_of_struct() {
+  static char text[16];
+  int digits = 0;
+  for (size_t n = Bytes; n; n /= 10) digits++;
+  text[0] = 'V';
+  text[digits + 1] = 0;
+  for (size_t n = Bytes; n; n /= 10) text[digits--] = '0' + n % 10;
+  return text;
+}
 template <class T> const char *letters() {
   if constexpr (std::is_same_v<T, __half>) return "f2";
   else if constexpr (std::is_same_v<T, __nv_bfloat16>) return "bf16";
@@ -161,7 +170,7 @@ template <class T> const char *letters() {
     return sizeof(T) == 1 ? "i1" : sizeof(T) == 2 ? "i2" : sizeof(T) == 4 ? "i4" : "i8";
   else if constexpr (std::is_integral_v<T>)
     return sizeof(T) == 1 ? "u1" : sizeof(T) == 2 ? "u2" : sizeof(T) == 4 ? "u4" : "u8";
-  else return "struct";  // a table of pointers, say: Python passes bytes
+  else return size_of_struct<sizeof(T)>();  // a table of pointers, say: Python passes bytes
 }
 template <class A> void spell(char *&to) {
   using P = std::remove_pointer_t<A>;
