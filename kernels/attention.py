@@ -13,6 +13,7 @@ Accuracy in float32: as the definition's, the sums over d and s being in another
 
 import numpy as np
 
+from . import cuda
 from .native import rows, run, runs, strides
 
 
@@ -28,10 +29,10 @@ def supports(xp, q, k, v, mask=None, *, causal=False, scale=None):
     )
 
 
-def fits(mask, q, k):
+def fits(mask, q, k, xp=np):
     """Bools that broadcast to (b, h, t, s); numbers that are added are left to the definition."""
     shape = (*q.shape[:3], k.shape[2])
-    if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.ndim > 4:
+    if not isinstance(mask, xp.ndarray) or mask.dtype != bool or mask.ndim > 4:
         return False
     return all(n in (1, m) for n, m in zip(mask.shape[::-1], shape[::-1], strict=False))
 
@@ -74,3 +75,106 @@ def sizes(q, k):
 
 def scale_of(q, scale):
     return float(q.shape[-1] ** -0.5 if scale is None else scale)
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+
+COLUMNS, THREADS = 32, 128  # as in attention.cu
+WIDTHS = (32, 64, 128)  # of a head; one in between is filled up with zeros
+STEPS = np.dtype([(name, "i8") for name in ("batch", "head", "row")])
+SIZES = np.dtype([(name, "i4") for name in ("heads", "groups", "t", "s", "d", "causal", "vectors")])
+
+
+def cuda_supports(xp, q, k, v, mask=None, *, causal=False, scale=None):
+    return (
+        cuda.runs(xp, q, k, v, dtypes=("float32", "float16", "bfloat16"))
+        and q.ndim == k.ndim == 4
+        and k.shape == v.shape
+        and (q.shape[0], q.shape[3]) == (k.shape[0], k.shape[3])
+        and q.shape[1] % k.shape[1] == 0
+        and q.shape[3] <= WIDTHS[-1]
+        and (not causal or k.shape[2] >= q.shape[2])
+        and (mask is None or fits(mask, q, k, xp))
+    )
+
+
+def cuda_forward(xp, q, k, v, mask=None, *, causal=False, scale=None):
+    q, k, v = (cuda.rows(xp, a) for a in (q, k, v))
+    b, h, t, d = q.shape
+    o = xp.empty((b, t, h, d), q.dtype).swapaxes(1, 2)  # heads merge without a copy
+    log_sum = xp.empty((b, h, t), np.float32)
+    cuda_launch("forward", xp, q, k, [*cuda_views(q, k, v, o), *cuda_mask(xp, mask, q, k), log_sum],
+                (q, k, v), causal, scale, (tile_rows(q), COLUMNS), 1)  # fmt: skip
+    return o, (o, log_sum)
+
+
+def cuda_backward(xp, needs, g, residuals, q, k, v, mask=None, *, causal=False, scale=None):
+    g, q, k, v = (cuda.rows(xp, a) for a in (g, q, k, v))
+    o, log_sum = residuals
+    delta = xp.empty(log_sum.shape, np.float32)
+    known = (g, q, k, v)
+    n = cuda_sizes(q, k, causal, known)
+    cuda.launch(xp, "attention", f"attention_delta<{spelled(q)}>", cuda.blocks(delta.size, 4),
+                (*cuda_views(g, o), delta, n, cuda.i4(delta.size)), threads=THREADS)  # fmt: skip
+    read = [*cuda_views(*known), *cuda_mask(xp, mask, q, k), log_sum, delta]
+    dq, dk, dv = (xp.empty(a.shape, a.dtype) for a in (q, k, v))
+    tiles = (tile_rows(q), COLUMNS)
+    if needs[0]:
+        cuda_launch("dq", xp, q, k, [*read, *cuda_views(dq)], known, causal, scale, tiles, 2)
+    if needs[1] or needs[2]:
+        written = cuda_views(dk, dv)
+        cuda_launch("dkv", xp, k, q, [*read, *written], known, causal, scale, tiles, 2)
+    return [dq, dk, dv, None][: len(needs)]  # a mask of None may have been handed in
+
+
+def cuda_launch(name, xp, rows, columns, arguments, known, causal, scale, tiles, of_rows):
+    """One of the three kernels; a block for each tile of `rows`, whose heads it goes by."""
+    q, k = known[-3], known[-2]
+    b, heads, length, d = rows.shape
+    padded = width_of(d) + 16 // rows.itemsize
+    shared = (of_rows * tiles[0] + 2 * tiles[1]) * padded * rows.itemsize
+    grid = (cuda.blocks(length, tiles[0]), heads, b)
+    cuda.launch(xp, "attention", f"attention_{name}<{spelled(q)}>", grid,
+                (*arguments, cuda_sizes(q, k, causal, known), np.float32(scale_of(q, scale))),
+                threads=THREADS, shared=shared)  # fmt: skip
+
+
+def spelled(q):
+    return f"{cuda.type_of(q)},{width_of(q.shape[3])}"
+
+
+def width_of(d):
+    return next(w for w in WIDTHS if d <= w)
+
+
+def tile_rows(q):
+    """64 with tensor cores, four lanes a row without."""
+    return 64 if q.itemsize == 2 else THREADS // 4
+
+
+def cuda_views(*arrays):
+    """For each array its address and its Steps."""
+    return [x for a in arrays for x in (a.data, cuda_steps(a))]
+
+
+def cuda_steps(a):
+    return np.array(tuple(s // a.itemsize for s in a.strides[:3]), STEPS)
+
+
+def cuda_sizes(q, k, causal, known):
+    """Sizes; `vectors`: whether every row begins at 16 bytes and is made of whole ones."""
+    _, h, hk, t, s, d = sizes(q, k)
+    even = all(n % 16 == 0 for a in known for n in (d * a.itemsize, a.data.ptr, *a.strides[:3]))
+    return np.array((h, hk, t, s, d, causal and t > 1, even), SIZES)
+
+
+def cuda_mask(xp, mask, q, k):
+    """The mask as (b, h, t, s), whose rows are contiguous, and its Steps."""
+    if mask is None:
+        return [None, np.zeros((), STEPS)]
+    mask = xp.broadcast_to(mask, (*mask.shape[:-1], k.shape[2]))  # the others need no copies
+    mask = xp.broadcast_to(xp.ascontiguousarray(mask), (*q.shape[:3], k.shape[2]))
+    return cuda_views(mask)
+
+
+on_cuda = cuda.Twin(cuda_supports, cuda_forward, cuda_backward)

@@ -13,13 +13,16 @@ import pytest
 
 import tinygrad_ml as tg
 from tinygrad_ml import functional as F
-from tinygrad_ml import optim, quant
+from tinygrad_ml import kernels, optim, quant
 
 ORDERS = (0, 1, 5)  # threads upwards, downwards and shuffled: the same bits
 # of the largest entry: a rounding at the end for halves, some 8 in sums of 40 for the others
 TOLERANCE = {"float32": 1e-6, "float64": 2e-15, "float16": 1e-3, "bfloat16": 8e-3}
 DTYPES = ["float32", "bfloat16", *(pytest.param(d, marks=pytest.mark.thorough)
                                    for d in ("float16", "float64"))]  # fmt: skip
+
+
+simulated = pytest.mark.skipif(cuda_sim.available() is not None, reason=str(cuda_sim.available()))
 
 
 @pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.gpu)])
@@ -34,11 +37,17 @@ def cuda(request):
 
     before = {name: sys.modules.get(name) for name in standin.MODULES}
     standin.install()
-    standin.Count.reset()
-    yield lambda: cuda_sim.orders(*ORDERS)
+
+    @contextlib.contextmanager
+    def in_every_order():
+        launches = standin.Count.launches
+        with cuda_sim.orders(*ORDERS):
+            yield
+        assert standin.Count.launches > launches, "no kernel ran"
+
+    yield in_every_order
     for name, module in before.items():
         sys.modules.pop(name) if module is None else sys.modules.update({name: module})
-    assert standin.Count.launches > 0, "no kernel ran"
 
 
 def numbers(*shape, seed=0):
@@ -52,6 +61,17 @@ def indices(n, *shape):
 def targets(v, *shape):
     found = indices(v, *shape)
     return np.where(numbers(*shape) > 1, -100, found)
+
+
+def lengths_mask(b, s):
+    """(b, 1, 1, s): row i sees all keys but the last 9 i; the last row sees none."""
+    seen = np.arange(s) < s - 9 * np.arange(b)[:, None]
+    seen[-1] = False
+    return seen[:, None, None]
+
+
+def on(x, mask):
+    return tg.tensor(mask, device=x.device)
 
 
 CASES = {
@@ -71,6 +91,23 @@ CASES = {
                                    numbers(7, 8), numbers(40, 8), targets(40, 7)),
     "linear_cross_entropy of none": (F.linear_cross_entropy, numbers(3, 8), numbers(9, 8),
                                      np.full(3, -100)),
+    "attention": (F.attention, numbers(2, 2, 9, 8), numbers(2, 2, 13, 8),
+                  numbers(2, 2, 13, 8, seed=1)),
+    "causal attention": (lambda *a: F.attention(*a, causal=True), numbers(1, 2, 70, 32),
+                         numbers(1, 2, 70, 32, seed=1), numbers(1, 2, 70, 32, seed=2)),
+    "attention with a past and grouped heads": (
+        lambda *a: F.attention(*a, causal=True, scale=0.3), numbers(2, 4, 5, 20),
+        numbers(2, 2, 40, 20), numbers(2, 2, 40, 20, seed=1)),
+    "attention of one query": (lambda *a: F.attention(*a, causal=True), numbers(1, 2, 1, 8),
+                               numbers(1, 2, 35, 8), numbers(1, 2, 35, 8, seed=1)),
+    "attention where keys are padded": (
+        lambda *a: F.attention(*a, mask=on(a[0], lengths_mask(3, 35)), causal=True),
+        numbers(3, 2, 34, 24), numbers(3, 1, 35, 24), numbers(3, 1, 35, 24, seed=1)),
+    "attention by a mask": (
+        lambda *a: F.attention(*a, mask=on(a[0], numbers(2, 1, 7, 11) > 0.5)),
+        numbers(2, 2, 7, 16), numbers(2, 2, 11, 16), numbers(2, 2, 11, 16, seed=1)),
+    "attention of wide heads": (F.attention, numbers(1, 1, 40, 128), numbers(1, 1, 33, 128),
+                                numbers(1, 1, 33, 128, seed=1)),
     "product of batches": (lambda a, b: F.rms_norm(a @ b, b[0, 0]), numbers(2, 3, 5, 8),
                            numbers(3, 8, 4)),
     "product with a transpose": (lambda a, b: F.swiglu(a @ b.swapaxes(-1, -2), a @ b.mT),
@@ -96,6 +133,8 @@ def evaluated(f, arrays, device):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients(cuda, case, dtype):
+    if dtype == "float64" and "attention" in case:
+        pytest.skip("attention in float64 runs by its definition")
     f, *arrays = CASES[case]
     dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
     given = [a if a.dtype.kind == "i" else a.astype(dtype) for a in arrays]
@@ -105,6 +144,8 @@ def test_values_and_gradients(cuda, case, dtype):
         wanted = evaluated(f, [a.astype("f8") if a.dtype.kind != "i" else a for a in given], "cpu")
     for a, b in zip(found, wanted, strict=True):
         bound = TOLERANCE[dtype.name] * max(np.abs(b).max(), 1e-30)
+        if dtype.itemsize == 2 and "attention" in case:
+            bound *= 3  # tensor cores take weights and their slopes rounded to halves, too
         np.testing.assert_allclose(a, b, rtol=0, atol=bound)
 
 
@@ -165,3 +206,44 @@ def test_products_with_quantised_weights(cuda, format, size):
     w = quant.dequantize(blocks, format).astype("f8")
     bound = 1e-6 * (np.abs(x) @ np.abs(w).T)  # 96 terms in float32
     assert (np.abs(y.numpy() - x @ w.T) <= bound).all()
+
+
+# ------------------------------------------------- self-organising maps, called as they are
+
+
+SOM = cuda_sim.RawModule(
+    code=(kernels.cuda.FOLDER / "som.cu").read_text(),
+    options=kernels.cuda.OPTIONS,
+    name_expressions=["best_matching_units<float>", "unit_sums<float>"],
+)
+
+
+@simulated
+@pytest.mark.parametrize("n, k, d", [(70, 50, 5), (3, 1, 40), (1, 33, 33)])
+def test_best_matching_units(n, k, d):
+    x, w = numbers(n, d).astype("f4") + 1000, numbers(k, d).astype("f4") + 1000
+    w[-1] = w[0]  # of equals the first
+    unit, square = np.empty(n, "i8"), np.empty(n, "f4")
+    with cuda_sim.orders(*ORDERS):
+        SOM.get_function("best_matching_units<float>")(
+            (-(-n // 32),), (32,), (x, w, unit, square, *map(np.int32, (n, k, d)))
+        )
+    squares = ((x[:, None].astype("f8") - w) ** 2).sum(-1)
+    np.testing.assert_array_equal(unit, squares.argmin(1))
+    np.testing.assert_allclose(square, squares.min(1), rtol=1e-5)  # d sums of exact differences
+
+
+@simulated
+def test_sums_of_the_units():
+    n, k, d = 40, 6, 70
+    x, weight, units = numbers(n, d).astype("f4"), numbers(n).astype("f4"), indices(k - 1, n)
+    order = np.argsort(units, kind="stable")
+    starts = np.searchsorted(units[order], np.arange(k + 1)).astype("i8")
+    sums, total = np.empty((k, d), "f4"), np.empty(k, "f4")
+    with cuda_sim.orders(*ORDERS):
+        SOM.get_function("unit_sums<float>")(
+            (k,), (32,), (x, weight, order, starts, sums, total, np.int32(d))
+        )
+    onehot = (units[:, None] == np.arange(k)) * weight[:, None].astype("f8")
+    np.testing.assert_allclose(sums, onehot.T @ x, rtol=0, atol=1e-5)  # sums of 10 numbers
+    np.testing.assert_allclose(total, onehot.sum(0), rtol=0, atol=1e-6)

@@ -459,7 +459,8 @@ class RawKernel:
             if isinstance(a, np.ndarray) and a.dtype.kind != "V":
                 raise TypeError(f"Unsupported type {type(a)}: argument {i} of {self.name}")
         owners = {id(r): r for r in (root(a) for a in map(_array_of, args) if a is not None)}
-        if any(isinstance(a, np.ndarray) for a in args):  # a table with pointers in it
+        if any(isinstance(a, np.ndarray) and "u8" in a.dtype.descr[0][1] for a in args):
+            # a table with pointers in it
             owners |= {id(r): r for r in map(root, list(_owners.values())) if r.flags.c_contiguous}
         masks = {id(r._host): r._unwritten for r in owners.values() if r._unwritten is not None}
         self._kernel(grid, block, [_window(a) for a in args], shared_mem=shared_mem,
