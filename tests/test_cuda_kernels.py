@@ -211,11 +211,14 @@ def test_products_with_quantised_weights(cuda, format, size):
 # ------------------------------------------------- self-organising maps, called as they are
 
 
-SOM = cuda_sim.RawModule(
-    code=(kernels.cuda.FOLDER / "som.cu").read_text(),
-    options=kernels.cuda.OPTIONS,
-    name_expressions=["best_matching_units<float>", "unit_sums<float>"],
-)
+def som(name, grid, *args):
+    module = cuda_sim.RawModule(
+        code=(kernels.cuda.FOLDER / "som.cu").read_text(),
+        options=kernels.cuda.OPTIONS,
+        name_expressions=[name],
+    )
+    with cuda_sim.orders(*ORDERS):
+        module.get_function(name)((grid,), (32,), args)
 
 
 @simulated
@@ -224,10 +227,8 @@ def test_best_matching_units(n, k, d):
     x, w = numbers(n, d).astype("f4") + 1000, numbers(k, d).astype("f4") + 1000
     w[-1] = w[0]  # of equals the first
     unit, square = np.empty(n, "i8"), np.empty(n, "f4")
-    with cuda_sim.orders(*ORDERS):
-        SOM.get_function("best_matching_units<float>")(
-            (-(-n // 32),), (32,), (x, w, unit, square, *map(np.int32, (n, k, d)))
-        )
+    sizes = map(np.int32, (n, k, d))
+    som("best_matching_units<float>", -(-n // 32), x, w, unit, square, *sizes)
     squares = ((x[:, None].astype("f8") - w) ** 2).sum(-1)
     np.testing.assert_array_equal(unit, squares.argmin(1))
     np.testing.assert_allclose(square, squares.min(1), rtol=1e-5)  # d sums of exact differences
@@ -240,10 +241,7 @@ def test_sums_of_the_units():
     order = np.argsort(units, kind="stable")
     starts = np.searchsorted(units[order], np.arange(k + 1)).astype("i8")
     sums, total = np.empty((k, d), "f4"), np.empty(k, "f4")
-    with cuda_sim.orders(*ORDERS):
-        SOM.get_function("unit_sums<float>")(
-            (k,), (32,), (x, weight, order, starts, sums, total, np.int32(d))
-        )
+    som("unit_sums<float>", k, x, weight, order, starts, sums, total, np.int32(d))
     onehot = (units[:, None] == np.arange(k)) * weight[:, None].astype("f8")
     np.testing.assert_allclose(sums, onehot.T @ x, rtol=0, atol=1e-5)  # sums of 10 numbers
     np.testing.assert_allclose(total, onehot.sum(0), rtol=0, atol=1e-6)

@@ -1,0 +1,161 @@
+"""Bugs planted in the CUDA kernels, one at a time: every one is seen, most by name.
+
+Each line: a file, what stands there, what is put in its place, a case of test_cuda_kernels.py
+(and a dtype), and what the simulator says; "values" where only the numbers can tell.
+"""
+
+import re
+import shutil
+
+import pytest
+import test_cuda_kernels as correct
+from cuda_sim import KernelError
+from test_cuda_kernels import cuda, simulated  # noqa: F401
+
+from tinygrad_ml import kernels
+
+BARRIER = "  __syncthreads();\n"
+RACE, BOUNDS, UNWRITTEN, VALUES = "race", "out of bounds", "unwritten", "values"
+HALF, PAST, CAUSAL = "bfloat16", "attention with a past and grouped heads", "causal attention"
+NLL, EACH = "linear_cross_entropy", "linear_cross_entropy, each"
+KEYS_SEEN = "if (n.causal && key > query + n.s - n.t) return false;"
+FORWARD_FILL = "    fill<T, D, COLUMNS>(values, v, vs.row, start, n.s, n);\n"
+
+BUGS = [
+    # sums of blocks and warps
+    ("common.cuh", f"] = x;\n{BARRIER}  A sum", "] = x;\n  A sum", "rms_norm", "race|unwritten"),
+    ("common.cuh", "  __syncthreads();  // the next call writes to it\n", "", "rms_norm, many rows", RACE),
+    ("common.cuh", f"] = x;\n{BARRIER}  A largest", "] = x;\n  A largest", NLL, "race|unwritten"),
+    ("common.cuh", "ALL_LANES = 0xffffffffu", "ALL_LANES = 0x7fffffffu", "rms_norm", "wrong mask"),
+    ("common.cuh", "ALL_LANES = 0xffffffffu", "ALL_LANES = 0xffffu", NLL, "wrong mask"),
+    ("common.cuh", "(int step = 16; step; step /= 2) x +=", "(int step = 8; step; step /= 2) x +=", "rms_norm", VALUES),
+    ("common.cuh", "i = 0; i < blockDim.x / 32", "i = 0; i <= blockDim.x / 32", "rms_norm", UNWRITTEN),
+    ("common.cuh", "threadIdx.x % 32 == 0) partial", "threadIdx.x % 16 == 0) partial", "rms_norm", RACE),
+    ("common.cuh", "A partial[32];\n  x = warp_sum", "A partial[4];\n  x = warp_sum", "rms_norm", "out of bounds|race"),
+    ("common.cuh", "round < 10", "round < 9", "dropout", VALUES),
+    # rms_norm
+    ("rms_norm.cu", "i < d; i += blockDim.x * V) {\n    load<V>(x", "i <= d; i += blockDim.x * V) {\n    load<V>(x", "rms_norm", BOUNDS),
+    ("rms_norm.cu", "block_sum(sum) / d", "block_sum(sum) / (d + 1)", "rms_norm", VALUES),
+    ("rms_norm.cu", "scale[blockIdx.x] = k", "scale[0] = k", "rms_norm", RACE),
+    ("rms_norm.cu", "if (threadIdx.x == 0) scale", "scale", "rms_norm", RACE),
+    ("rms_norm.cu", "dw[i + j] = 0;", ";", "rms_norm", UNWRITTEN),
+    ("rms_norm.cu", "r += gridDim.x)", "r += gridDim.x + 1)", "rms_norm, many rows", UNWRITTEN),
+    ("rms_norm.cu", "partial[(long long)blockIdx.x * d + i + j]", "partial[i + j]", "rms_norm", RACE),
+    ("rms_norm.cu", "if (column >= d) return", "if (column > d) return", "rms_norm", BOUNDS),
+    ("rms_norm.cu", "dw[i + j] += a[j]", "dw[i + j + 1] += a[j]", "rms_norm", "race|out of bounds|unwritten"),
+    ("rms_norm.cu", "if (!dx) continue;", "if (threadIdx.x >= d) continue;", "rms_norm", "diverged|wrong mask"),
+    ("rms_norm.cu", "load<V>(gh + r * d + i, b);", "", "add_rms_norm", VALUES),
+    # rope
+    ("rope.cu", "  if (pair >= pairs) return;\n", "", "rope", BOUNDS),
+    ("rope.cu", "pair / half % time", "pair / half % heads", "rope", "race|unwritten|values"),
+    ("rope.cu", "s = sign * widen", "s = widen", "rope", VALUES),
+    ("rope.cu", "to[i + half]", "to[i + half - 1]", "rope", RACE),
+    ("rope.cu", "head * xh + t * xt", "head * xt + t * xh", "rope", "values|out of bounds"),
+    # swiglu, dropout
+    ("swiglu.cu", "if (i >= n) return;\n  Wide<T> a[V], b[V];\n", "if (i > n) return;\n  Wide<T> a[V], b[V];\n", "swiglu", BOUNDS),
+    ("swiglu.cu", "T *y, long long n) {\n  long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * V", "T *y, long long n) {\n  long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x)", "swiglu, wide", "misaligned"),
+    ("swiglu.cu", "store<V>(b, dgate", "store<V>(a, dgate", "swiglu", VALUES),
+    ("swiglu.cu", "expf(-x)", "expf(x)", "swiglu", VALUES),
+    ("dropout.cu", "j < 4 && 4 * counter + j < n", "j < 4", "dropout", BOUNDS),
+    ("dropout.cu", "words[j] >=", "words[0] >=", "dropout", VALUES),
+    # cross-entropy
+    ("linear_cross_entropy.cu", "  T m = block_max", "  if (threadIdx.x >= v) return;\n  T m = block_max", EACH, "diverged|wrong mask"),
+    ("linear_cross_entropy.cu", "sum = sum * power(largest - m) +", "sum = sum +", NLL, VALUES),
+    ("linear_cross_entropy.cu", "target < 0 ? T(0) : all - z", "all - z", NLL, "values|out of bounds"),
+    ("linear_cross_entropy.cu", "i == target ?", "i == target + 1 ?", NLL, VALUES),
+    ("linear_cross_entropy.cu", "target < 0 ? T(0) : slopes", "slopes", NLL, VALUES),
+    ("linear_cross_entropy.cu", "log_sum[blockIdx.x] = all", "log_sum[0] = all", NLL, RACE),
+    ("linear_cross_entropy.cu", "  if (threadIdx.x) return;\n", "", NLL, RACE),
+    # embedding
+    ("embedding.cu", "  if (first > 0 && rows[first - 1] == row) return;\n", "", "embedding", RACE),
+    ("embedding.cu", "p < n && rows[p]", "rows[p]", "embedding", BOUNDS),
+    ("embedding.cu", "order[p] * d", "p * d", "embedding", VALUES),
+    # adamw
+    ("adamw.cu", "min(start + CHUNK, p.n)", "start + CHUNK", "adamw", "out of bounds|race|unwritten"),
+    ("adamw.cu", ".first <= blockIdx.x", ".first < blockIdx.x", "adamw", VALUES),
+    ("adamw.cu", "sqrt(v) * correction", "sqrt(v)", "adamw", VALUES),
+    ("adamw.cu", "i += blockDim.x", "i += blockDim.x - 1", "adamw", RACE),
+    # quantised
+    ("quantized_matmul.cu", "if (row >= m) return", "if (row > m) return", "quantised", BOUNDS),
+    ("quantized_matmul.cu", "b * 32 + i]", "b * 16 + i]", "quantised", VALUES),
+    ("quantized_matmul.cu", "-8 * d", "-7 * d", "quantised", VALUES),
+    ("quantized_matmul.cu", "lane == 0 && r < few", "r < few", "quantised", RACE),
+    # self-organising maps
+    ("som.cu", "      __syncthreads();  // the last tile has been read by all\n", "", "units", RACE),
+    ("som.cu", "      }\n      __syncthreads();\n", "      }\n", "units", "race|unwritten"),
+    ("som.cu", "sums[j] < best)", "sums[j] <= best)", "units", VALUES),
+    ("som.cu", "j0 + j < k && f0 + f < d", "j0 + j < k", "units", "out of bounds|values"),
+    ("som.cu", "  if (row >= n) return;\n", "", "units", BOUNDS),
+    ("som.cu", "starts[blockIdx.x + 1]", "starts[blockIdx.x + 2]", "sums", "out of bounds|values"),
+    ("som.cu", "  if (threadIdx.x) return;\n", "", "sums", RACE),
+    # attention
+    ("attention.cu", "    __syncthreads();  // the last tile has been read by all\n", "", PAST, RACE),
+    ("attention.cu", FORWARD_FILL + "    __syncthreads();\n    Mine::products(queries, keys, x);\n    float top", FORWARD_FILL + "    Mine::products(queries, keys, x);\n    float top", PAST, "race|unwritten"),
+    ("attention.cu", "wait_group 0", "wait_group 1", (CAUSAL, HALF), "race|unwritten"),
+    ("attention.cu", "inside = first + row < n && column", "inside = column", (CAUSAL, HALF), BOUNDS),
+    ("attention.cu", "if (first + row < n && column", "if (column", (PAST, HALF), BOUNDS),
+    ("attention.cu", KEYS_SEEN, "if (n.causal && key > query) return false;", PAST, VALUES),
+    ("attention.cu", KEYS_SEEN, KEYS_SEEN.replace(">", ">="), CAUSAL, VALUES),
+    ("attention.cu", "query >= n.t || key >= n.s", "query >= n.t", "attention", VALUES),
+    ("attention.cu", "out[e] *= shrink[Mine::slot(e)]", "out[e] *= 1", PAST, VALUES),
+    ("attention.cu", "      sum[i] *= shrink[i];\n", "", (PAST, HALF), VALUES),
+    ("attention.cu", "return x + __shfl_xor_sync(ALL_LANES, x, 2)", "return x + __shfl_xor_sync(ALL_LANES, x, 1)", "attention", VALUES),
+    ("attention.cu", "if (row < n && column < d) narrow", "if (column < d) narrow", "attention", "out of bounds|race"),
+    ("attention.cu", "(y[e] - mean[i])", "y[e]", "attention", VALUES),
+    ("attention.cu", "head < (group + 1) * shared_by", "head <= (group + 1) * shared_by", PAST, "out of bounds|values"),
+    ("attention.cu", "/ COLUMNS * COLUMNS : 0", "/ COLUMNS * COLUMNS + COLUMNS : 0", CAUSAL, VALUES),
+    ("attention.cu", "STRIDE + lane / 16 * 8", "STRIDE + lane / 8 * 8", ("attention", HALF), "values|unwritten|out of bounds"),
+    ("attention.cu", "here[4], here[5]", "here[5], here[4]", ("attention", HALF), VALUES),
+    ("attention.cu", "x2.trans.shared", "x2.shared", ("attention", HALF), VALUES),
+    ("attention.cu", "row / n.t % n.heads", "row / n.t % n.groups", PAST, "values|unwritten|out of bounds"),
+    ("attention.cu", "threadIdx.x % 32 / 4 * 4 + c % 4", "c % 4", "attention", VALUES),
+    ("attention.cu", "min(n.s, first + Mine::ROWS + n.s - n.t)", "min(n.s, first + n.s - n.t)", CAUSAL, VALUES),
+    ("attention.cu", "if (row >= rows) return;  // a whole warp", "if (row >= rows - 1) return;", "attention", UNWRITTEN),
+    ("attention.cu", "STRIDE = D + 8;", "STRIDE = D + 4;", ("attention", HALF), "misaligned|out of bounds"),
+]  # fmt: skip
+
+
+def run(case, dtype, device):
+    if case == "adamw":
+        return correct.test_adamw_steps_as_on_the_cpu(device, "float32")
+    if case == "quantised":
+        return correct.test_products_with_quantised_weights(device, "Q4_0", 18)
+    if case == "units":
+        return correct.test_best_matching_units(70, 50, 5)
+    if case == "sums":
+        return correct.test_sums_of_the_units()
+    return correct.test_values_and_gradients(device, case, dtype)
+
+
+def sampled():
+    """Every eighth by default, the rest where there is time."""
+    for i, bug in enumerate(BUGS):
+        name = f"{bug[0]}-{i}"
+        yield pytest.param(*bug, id=name, marks=[pytest.mark.thorough] if i % 8 else [])
+
+
+@simulated
+@pytest.mark.parametrize("file, old, new, case, said", sampled())
+@pytest.mark.parametrize("cuda", ["simulated"], indirect=True)
+def test_a_planted_bug_is_seen(cuda, tmp_path, monkeypatch, file, old, new, case, said):  # noqa: F811
+    text = (kernels.cuda.FOLDER / file).read_text()
+    assert old in text
+    for path in [*kernels.cuda.FOLDER.glob("*.cu"), *kernels.cuda.FOLDER.glob("*.cuh")]:
+        shutil.copy(path, tmp_path)
+    (tmp_path / file).write_text(text.replace(old, new, 1))
+    monkeypatch.setattr(kernels.cuda, "FOLDER", tmp_path)
+    monkeypatch.setattr(kernels.cuda, "OPTIONS", ("-std=c++17", f"-I{tmp_path}"))
+    kernels.cuda.function.cache_clear()
+    case, dtype = case if isinstance(case, tuple) else (case, "float32")
+    try:
+        with pytest.raises((KernelError, AssertionError)) as caught:
+            run(case, dtype, cuda)
+    finally:
+        kernels.cuda.function.cache_clear()
+    by_name = isinstance(caught.value, KernelError)
+    assert re.search(said, str(caught.value) if by_name else VALUES), str(caught.value)
+
+
+def test_there_are_enough_of_them():
+    assert len(BUGS) >= 40
+    assert {bug[0] for bug in BUGS} == {p.name for p in kernels.cuda.FOLDER.glob("*.cu*")}
