@@ -135,7 +135,7 @@ def sampled():
 
 
 @simulated
-@pytest.mark.parametrize("file, old, new, case, said", sampled())
+@pytest.mark.parametrize("file, old, new, case, said", list(sampled()))
 @pytest.mark.parametrize("cuda", ["simulated"], indirect=True)
 def test_a_planted_bug_is_seen(cuda, tmp_path, monkeypatch, file, old, new, case, said):  # noqa: F811
     text = (kernels.cuda.FOLDER / file).read_text()
