@@ -78,6 +78,8 @@ def test_nvrtc_compiles_every_kernel(stem, architecture):
 
 @needs_cupy
 def test_the_stand_in_has_the_names_and_parameters_of_cupy():
-    pytest.importorskip("cupy")  # which finds cuBLAS
-    pytest.importorskip("cupy_backends.cuda.libs.cublas", exc_type=ImportError)
-    assert json.loads(signatures.FILE.read_text()) == signatures.signatures()
+    try:
+        found = signatures.signatures()
+    except ImportError as error:
+        pytest.skip(f"needs nvidia-cublas: {error}")
+    assert json.loads(signatures.FILE.read_text()) == found

@@ -63,7 +63,8 @@ def by_nvcc(stem, names, architecture):
         code = (KERNELS / f"{stem}.cu").read_text()
         source.write_text(f"{code}\nvoid *instances[] = {{{pointers}}};\n")
         command = ["nvcc", "-std=c++17", f"-arch={architecture}", f"-I{KERNELS}",
-                   "--resource-usage", "-c", str(source), "-o", str(Path(folder, "out.o"))]  # fmt: skip
+                   "--resource-usage", "-c", str(source),
+                   "-o", str(Path(folder, "out.o"))]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"nvcc refuses {stem}.cu for {architecture}:\n{done.stderr[:3000]}")
