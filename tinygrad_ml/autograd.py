@@ -379,7 +379,7 @@ class Op:
             namespace(arrays)  # if they are on different devices, that is the better message
             raise self._explained(error, arrays) from error
         if type(y) is not ndarray:  # numpy's reductions give scalars, its qr a named tuple
-            y = tuple(y) if isinstance(y, tuple) else xp.asarray(y)
+            y = tuple(y) if isinstance(y, tuple) else namespace([y]).asarray(y)
         if like is None:
             return y
         if _anomaly_users and _anomalies.get():

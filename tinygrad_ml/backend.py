@@ -6,6 +6,7 @@ array belongs to is read off its type, so nothing here imports cupy before someb
 """
 
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
@@ -87,6 +88,25 @@ def check_device(device):
     return f"cuda:{cupy.cuda.Device().id if device == 'cuda' else _index(device)}"
 
 
+class Memory(NamedTuple):
+    """Bytes on a GPU: in arrays now, and taken from the driver so far.
+
+    cupy's pool gives nothing back by itself, so what it holds is the most that was ever used at
+    once, and what was lost between arrays.
+    """
+
+    used: int
+    held: int
+
+
+def memory(device="cuda"):
+    """The Memory of this process on one GPU."""
+    cupy = _cupy(device)
+    with cupy.cuda.Device() if device == "cuda" else cupy.cuda.Device(_index(device)):
+        pool = cupy.get_default_memory_pool()
+        return Memory(pool.used_bytes(), pool.total_bytes())
+
+
 def _index(device):
     name, _, index = device.partition(":")
     if name != "cuda" or not index.isdigit():
@@ -100,7 +120,7 @@ def _cupy(device):
         raise ValueError(f"device: got {device!r}, expected 'cpu', 'cuda' or 'cuda:N'")
     try:
         import cupy
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise DeviceError(
             f"device {device!r} needs cupy, which is not installed: pip install "
             "'tinygrad_ml[cuda13]' (or [cuda12] for a CUDA 12 driver)"

@@ -1,0 +1,123 @@
+"""The device "cuda" over the stand-in for cupy: moving, mixing, errors, and no hidden waiting."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from test_cuda_kernels import cuda, numbers  # noqa: F401
+
+import tinygrad_ml as tg
+from tinygrad_ml import backend, optim
+from tinygrad_ml import functional as F
+
+device = pytest.mark.parametrize("cuda", ["simulated"], indirect=True)
+
+
+def missing(error_text):
+    """A cupy whose runtime fails like this."""
+
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    def count():
+        raise CUDARuntimeError(error_text)
+
+    runtime = types.SimpleNamespace(getDeviceCount=count, CUDARuntimeError=CUDARuntimeError)
+    return types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime), ndarray=tuple)
+
+
+@pytest.mark.parametrize("text, said", [
+    ("cudaErrorNoDevice: no CUDA-capable device is detected", "no GPU was found"),
+    ("cudaErrorInsufficientDriver: CUDA driver version is too old", "no NVIDIA driver answers"),
+])  # fmt: skip
+def test_an_error_says_what_is_missing(monkeypatch, text, said):
+    monkeypatch.setitem(sys.modules, "cupy", missing(text))
+    with pytest.raises(tg.DeviceError, match=said):
+        tg.tensor([1.0], device="cuda")
+
+
+def test_without_cupy_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
+    with pytest.raises(tg.DeviceError, match=r"pip install 'tinygrad_ml\[cuda13\]'"):
+        tg.tensor([1.0], device="cuda")
+
+
+@device
+def test_moving_keeps_the_bits(cuda):  # noqa: F811
+    for dtype in ("float32", "float64", "float16", "int64", "bool"):
+        x = (numbers(3, 4) * 3).astype(dtype)
+        there = tg.tensor(x, device="cuda")
+        assert there.device == "cuda:0" and there.dtype == x.dtype
+        np.testing.assert_array_equal(there.to("cpu").numpy(), x)
+
+
+@device
+def test_gradients_travel_between_devices(cuda):  # noqa: F811
+    x = tg.tensor([1.0, 2.0], requires_grad=True)
+    (x.to("cuda") * 3).sum().backward()
+    assert x.grad.device == "cpu"
+    np.testing.assert_array_equal(x.grad.numpy(), [3, 3])
+
+
+@device
+def test_two_devices_in_one_operation_are_both_named(cuda):  # noqa: F811
+    with pytest.raises(tg.DeviceError, match=r"cuda:0 and cpu; move one with \.to"):
+        tg.tensor([1.0], device="cuda") + tg.tensor([1.0])
+
+
+@device
+def test_there_is_one_gpu(cuda):  # noqa: F811
+    with pytest.raises(tg.DeviceError, match="this machine has 1 GPU"):
+        tg.tensor([1.0], device="cuda:1")
+
+
+@device
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("a, b", [((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (3, 4, 5)),
+                                  ((4,), (4, 5)), ((2, 3, 4), (4,)), ((3, 0), (0, 2))])  # fmt: skip
+def test_products_of_halves_of_all_ranks(cuda, a, b, dtype):  # noqa: F811
+    x, y = (tg.tensor(numbers(*s), device="cuda").astype(dtype) for s in (a, b))
+    found = x @ y
+    wide = x.astype("float64").numpy() @ y.astype("float64").numpy()
+    assert found.dtype == x.dtype and found.shape == wide.shape
+    eps = 2.0**-8 if dtype == "bfloat16" else 2.0**-11  # one rounding
+    np.testing.assert_allclose(found.astype("float64").numpy(), wide, rtol=1.01 * eps, atol=1e-6)
+
+
+@device
+def test_sums_in_a_product_of_halves_are_float32(cuda):  # noqa: F811
+    x = tg.ones((1, 4096), dtype="float16", device="cuda") * 0.1
+    found = (x @ tg.ones((4096, 1), dtype="float16", device="cuda")).astype("float32").item()
+    assert abs(found - 4096 * float(np.float16(0.1))) < 0.2  # half of float16's step at 409
+
+
+@device
+def test_a_training_step_waits_for_nothing(cuda):  # noqa: F811
+    from cuda_sim.standin import Count, allow_synchronize
+
+    table, gain, head = (
+        tg.tensor(numbers(*s).astype("f4"), device="cuda", requires_grad=True)
+        for s in ((11, 16), (16,), (11, 16))
+    )
+    tokens = tg.tensor(np.arange(10).reshape(2, 5) % 11, device="cuda")
+    optimizer = optim.AdamW([table, gain, head])
+    before, Count.syncs = Count.syncs, 0
+    with allow_synchronize(False):
+        x = F.rms_norm(F.embedding(table, tokens), gain)
+        q = x.reshape(2, 5, 2, 8).swapaxes(1, 2)
+        x = x + F.attention(q, q, q, causal=True).swapaxes(1, 2).reshape(2, 5, 16)
+        loss = F.linear_cross_entropy(F.swiglu(x, x), head, tokens)
+        loss.backward()
+        optimizer.step()
+    assert Count.syncs == 0
+    Count.syncs += before
+    assert np.isfinite(loss.item())
+
+
+@device
+def test_memory_is_reported(cuda):  # noqa: F811
+    before = backend.memory("cuda")
+    x = tg.zeros((1000, 1000), device="cuda")
+    assert backend.memory("cuda").used - before.used == x.data.nbytes
+    assert backend.memory("cuda").held >= backend.memory("cuda").used
