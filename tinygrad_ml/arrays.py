@@ -15,7 +15,7 @@ import numpy as np
 
 from . import dtypes, ops
 from .autograd import Value, op
-from .backend import namespace
+from .backend import is_array, namespace, to_host
 from .ops import axes_of, with_axes
 
 # ----------------------------------------------------------------------- arrays and their axes
@@ -410,7 +410,8 @@ def quantile(x, q, axis=None, keepdims=False, method="linear"):
     """
     if getattr(q, "requires_grad", False):
         raise TypeError("q: a Tensor that requires a gradient, and a quantile's place gets none")
-    parts = np.asarray(array_of(q), dtype=float)
+    q = array_of(q)
+    parts = np.asarray(to_host(q) if is_array(q) else q, dtype=float)
     if not ((parts >= 0) & (parts <= 1)).all():
         raise ValueError(f"q: got {q}, expected numbers from 0 to 1")
     axes = _axes(axis, x.ndim)
@@ -657,7 +658,7 @@ def put_along_axis(x, indices, values, axis=-1):
     indices, axis = _integers(indices, x), _axis(axis, x.ndim)
     if indices.ndim != x.ndim:
         raise ValueError(f"indices: got shape {indices.shape}, expected {x.ndim} axes, as x has")
-    index = list(_xp(x).indices(indices.shape, sparse=True))
+    index = ops._places(_xp(x), indices.shape)
     index[axis] = indices
     return ops.index_update(x, _like(values, x), index=tuple(index))
 

@@ -676,12 +676,18 @@ take_along_axis.vjp(x=lambda g, x_shape, indices, axis: scatter_along(
     g, indices=indices, axis=axis, length=x_shape[axis]))
 
 
+def _places(xp, shape):
+    """For each axis its numbers 0, 1, ..., to be broadcast (cupy's indices are not sparse)."""
+    return [xp.arange(n).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+            for axis, n in enumerate(shape)]
+
+
 @op
 def scatter_along(xp, x, *, indices, axis=-1, length):
     """The adjoint of take_along_axis: x added at `indices`, in `length` entries along the axis"""
     shape = list(xp.broadcast_shapes(x.shape, indices.shape))
     x, indices = xp.broadcast_to(x, shape), xp.broadcast_to(indices, shape)
-    where_ = list(xp.indices(shape, sparse=True))
+    where_ = _places(xp, shape)
     where_[axis] = indices
     shape[axis] = length
     y = xp.zeros(shape, x.dtype)

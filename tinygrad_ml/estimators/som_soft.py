@@ -6,6 +6,8 @@ temperature falls to 0 the winner takes all, and the batch rule is where the gra
 Heskes 1999; Graepel, Burger & Obermayer 1998
 """
 
+import math
+
 from .. import functional, ops
 
 
@@ -39,5 +41,5 @@ def free_energy(x, codebook, neighborhood, temperature=1.0):
     it is the mean of min_i e_i(x), Heskes' energy.
     """
     scaled = -local_errors(x, codebook, neighborhood) / temperature
-    lowered = ops.logsumexp(scaled - ops.log(scaled.shape[1] * 1.0), axis=1)
+    lowered = ops.logsumexp(scaled - math.log(scaled.shape[1]), axis=1)
     return -temperature * functional.mean(lowered)
