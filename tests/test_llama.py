@@ -1,8 +1,10 @@
 """LLaMA: one pass and many give the same; parts can be replaced; files and seeds reproduce."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_ml as tg
@@ -15,9 +17,12 @@ from tinygrad_ml.llama import (
     StreamDecoder,
     load_tokenizer,
 )
+from tinygrad_ml.llama.formats import llama2c
+from tinygrad_ml.llama.formats.export import write_gguf
 from tinygrad_ml.llama.formats.huggingface import our_name, their_name
 from tinygrad_ml.llama.generate import Rules, _judged, draw
 from tinygrad_ml.llama.model import rope_frequencies
+from tinygrad_ml.testing import check_grads
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}  # float64; only the order of sums differs
 
@@ -555,3 +560,60 @@ def test_errors_name_what_was_got_and_expected():
         small(n_kv_heads=3)
     with pytest.raises(ValueError, match="rope_type"):
         small(rope_scaling={"rope_type": "yarn"})
+
+
+# --- gradients of the whole
+
+
+@given(
+    kv_heads=st.sampled_from([1, 2, 4]),
+    length=st.integers(2, 5),
+    scaling=st.sampled_from([None, {"rope_type": "linear", "factor": 2.0}]),
+    tied=st.booleans(),
+    masked=st.booleans(),
+    kernels=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=max(4, settings.default.max_examples // 5))
+def test_every_gradient_of_the_model(kv_heads, length, scaling, tied, masked, kernels, seed):
+    rng = np.random.default_rng(seed)
+    config = LlamaConfig(11, 8, 2, 4, 12, n_kv_heads=kv_heads, rope_scaling=scaling,
+                         tie_embeddings=tied)  # fmt: skip
+    model = Llama(config, rng=rng, dtype="float64")
+    places = [(name.rpartition("."), p) for name, p in model.named_parameters()]
+    modules = dict(model.named_modules())
+    tokens, targets = rng.integers(0, 11, (2, 2, length))
+    mask = np.arange(length) >= np.array([[1], [0]]) if masked else None
+
+    def loss(*weights):
+        for ((owner, _, name), _), w in zip(places, weights, strict=True):
+            setattr(modules[owner], name, w)
+        if tied:
+            model.head.weight = model.embedding.weight
+        return model.loss(tokens, targets, mask=mask)
+
+    weights = [3 * p.data if p.ndim > 1 else p.data for _, p in places]  # not all near 0
+    with tg.use_kernels(kernels):
+        check_grads(loss, weights, probe=False, exact=False, seed=seed, rounding=1024)
+
+
+@pytest.mark.parametrize("kind", ["float32.gguf", "q8_0.gguf", "folder", "bin"])
+def test_loading_takes_little_more_memory_than_the_weights(tmp_path, kind):
+    path = tmp_path / kind
+    model = Llama(LlamaConfig(2000, 256, 4, 4, 512), rng=np.random.default_rng(0))
+    if kind == "folder":
+        model.save_pretrained(path)
+    elif kind == "bin":
+        llama2c.write(model, path)
+    else:
+        write_gguf(model, path, {"float32.gguf": "F32", "q8_0.gguf": "Q8_0"}[kind])
+    weights = sum(p.nbytes for p in model.parameters())
+    tracemalloc.start()
+    loaded = Llama.from_pretrained(path)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    if kind == "q8_0.gguf":  # the blocks stay in the file, which is mapped
+        assert any(type(m) is nn.QuantizedLinear for m in loaded.modules())
+        assert held < 0.1 * weights
+    largest = max(p.nbytes for p in model.parameters())
+    assert peak < weights + 2 * largest + 2e6  # one tensor on its way, and what Python needs
