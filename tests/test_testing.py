@@ -87,6 +87,15 @@ def test_no_false_alarm_where_it_is_steep_at_one_point_and_flat_beside_it(seed):
 
 
 @seeds
+def test_no_false_alarm_where_waves_are_short_beside_the_point(seed):
+    check_grads(tg.sinc, [1000 * normal(seed, 4)], seed=seed)
+
+
+def test_no_false_alarm_where_only_rounding_is_left():
+    check_grads(tg.var, [np.full(3, 2.7010583518080624)])
+
+
+@seeds
 def test_no_false_alarm_when_ill_conditioned(seed):
     u, _ = np.linalg.qr(normal(seed, 4, 4))
     a = u @ np.diag([1, 0.1, 1e-2, 1e-3]) @ u.T

@@ -368,7 +368,8 @@ class Check:
         size = np.maximum.reduce([np.abs(y), noise, *known])
         size = np.where(np.isfinite(size), size, 0)
         reach = np.abs(flat.x[np.isfinite(flat.x)]).max(initial=0)
-        return np.where(size == 0, max(size.max(), reach), size)  # 0 may be all that rounding left
+        # 0, or the square of a rounding (of a constant's variance), may be all that rounding left
+        return np.where(size <= 4 * (EPS * reach) ** 2, max(size.max(), reach), size)
 
     def _switches(self, flat, x):
         if callable(self.kinks):

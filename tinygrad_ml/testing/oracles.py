@@ -72,10 +72,23 @@ def difference(F, x, v, noise=None, smooth=None, scatter=0.0):
         slope = _extrapolated(central, floor, scatter)
         if np.all(slope.bar <= 1e-9 * np.maximum(np.abs(slope.low), 1e-3 * floor)):
             break
-    # Right minus left derivative: h f'' where f is smooth, but the same at every h on a kink.
-    finest, coarser = bend[FIRST[-1]], bend[FIRST[-2]]
-    kink = (finest > 0.7 * coarser) & (finest > 1e-6 * np.maximum(np.abs(slope.low), floor))
+    kink = _stays(bend, (8 * EPS * floor + 4 * scatter), np.maximum(np.abs(slope.low), floor))
     return slope._replace(bar=np.where(kink, np.inf, slope.bar))
+
+
+def _stays(bend, noise, size):
+    """Whether right minus left derivative stays as steps shrink: it is h f'' where f is smooth.
+
+    One passage to a finer step at which it shrinks, above the noise, tells that f is smooth there;
+    coarse steps may jump over waves of f, and find anything.
+    """
+    steps = sorted((h for h in bend if h <= FIRST[-2]), reverse=True)
+    finest = bend[FIRST[-1]]
+    found = (finest > 0.7 * bend[FIRST[-2]]) & (finest > 1e-6 * size)
+    for coarser, finer in zip(steps[:-1], steps[1:], strict=True):
+        clear = bend[coarser] > 30 * noise / finer
+        found &= ~(clear & (bend[finer] < 0.5 * bend[coarser]))
+    return found
 
 
 def _extrapolated(central, floor, scatter):
@@ -127,6 +140,7 @@ def one_sided(F, x, v, scatter=0.0):
         rounding = 8 * EPS * np.maximum(np.abs(y), np.abs(found[1:])) + 8 * scatter
         bars += rounding / np.abs(steps[1:])[:, None]
         bars[~np.isfinite(bars)] = np.inf
+        bars[_refuted(found[1:], bars)] = np.inf
         best = np.argmin(bars, axis=0)[None]
         sides.append((np.take_along_axis(found[1:], best, 0)[0],
                       np.take_along_axis(bars, best, 0)[0]))  # fmt: skip
