@@ -55,7 +55,7 @@ class Cache:
         if tokens is not None:
             kept.tokens[:, old + p : new] = tokens
         if mask is not None:
-            kept.mask[:, old + p : new] = mask
+            kept.mask[:, new - mask.shape[1] : new] = mask
         self._start, self.length = old, new
         try:
             yield
@@ -70,6 +70,10 @@ class Cache:
             pair[:, :, self._start : self.length] = new.data
             both.append(Tensor.wrap(pair[:, :, : self.length]))
         return both
+
+    def read(self, layer):
+        """A layer's keys and values, (b, g, length, k) each."""
+        return [Tensor.wrap(x[:, :, : self.length]) for x in self._buffers.pairs(layer)]
 
     def seen(self):
         """(b, length) bools, True where there is no padding; just the length if there is none."""

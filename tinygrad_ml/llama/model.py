@@ -65,7 +65,7 @@ class Llama(nn.Module):
         embeddings  (b, t, d) in place of tokens
         past        for each layer (k, v): (b or 1, g, p, k), on the tape, seen by every token
         cache       from new_cache(): what earlier calls left, extended by this one; under no_grad
-        mask        (b, t) bools, False for padding, which nothing sees
+        mask        (b, t) bools, False for padding, which nothing sees; (b, p + t): of a past too
         positions   (t,) or (b, t) ints; None: counted on, padding left out, anew in each segment
         segments    (b, t) ints: attention stays within tokens of one number
         rng         handed down to every part; None is evaluation
@@ -119,7 +119,8 @@ class Llama(nn.Module):
         """What the head reads: the normed output of the last layer      (b, t) -> (b, t, d)"""
         x, tokens = self._embed(tokens, embeddings, rng)
         b, t, _ = x.shape
-        mask, segments = _checked("mask", mask, b, t), _checked("segments", segments, b, t)
+        p = 0 if past is None else past[0][0].shape[-2]
+        mask, segments = _checked("mask", mask, b, t, p), _checked("segments", segments, b, t)
         _check_context(self, past, cache, segments, b, t)
         with nullcontext() if cache is None else cache.extending(b, t, tokens, mask, past):
             seen = _what_is_seen(past, cache, mask, b, t)
@@ -358,7 +359,7 @@ def _what_is_seen(past, cache, mask, b, t):
     p = 0 if past is None else past[0][0].shape[-2]
     if mask is None:
         return p + t
-    return np.concatenate([np.ones((b, p), bool), mask], axis=1)
+    return np.concatenate([np.ones((b, p + t - mask.shape[1]), bool), mask], axis=1)
 
 
 def _count_on(seen, segments, t):
@@ -394,14 +395,14 @@ def _visible(seen, segments, t):
     return visible[:, None]
 
 
-def _checked(name, array, b, t):
-    """A (b, t) host array, or None."""
+def _checked(name, array, b, t, p=0):
+    """A (b, t) host array, or None; with a past of p also (b, p + t)."""
     if array is None:
         return None
     array = np.asarray(
         backend.to_host(array_of(array)) if backend.is_array(array_of(array)) else array
     )
-    if array.shape != (b, t):
+    if array.shape not in ((b, t), (b, p + t)):
         raise ValueError(f"{name}: got shape {array.shape}, expected {(b, t)}, this call's tokens")
     if name == "mask" and array.dtype != bool:
         if not np.isin(array, (0, 1)).all():
