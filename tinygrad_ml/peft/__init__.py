@@ -7,11 +7,11 @@
     peft.save(adapted, folder)
     adapted = peft.load(model, folder)
 
-A folder is that of Hugging Face's peft wherever theirs has the method. docs/peft.md has the
-formulas, and says when to use which.
+A folder is that of Hugging Face's peft.
 """
 
 from .adapted import Adapted, attach
+from .hub import load, save
 from .lora import LoRA, lora_plus
 from .memory import estimate_memory
 from .method import Method, made
@@ -39,5 +39,7 @@ __all__ = [
     "attach",
     "config",
     "estimate_memory",
+    "load",
     "lora_plus",
+    "save",
 ]

@@ -78,6 +78,19 @@ class Adapted(nn.Module):
         self.configs[name] = config
         self.use(name)
 
+    def remove(self, name):
+        """Take one adapter away; returns itself."""
+        self._refuse_merged("remove")
+        self._check_name(name)
+        for path, part in self._wrapped():
+            part.pieces.pop(name, None)
+            if not part.pieces:
+                put(self.model, path, part.base)
+        self.virtual.pop(name, None)
+        del self.configs[name]
+        self.use(next(iter(self.configs), None))
+        return self
+
     # --- which adapters
 
     def use(self, chosen):
@@ -190,7 +203,9 @@ class Adapted(nn.Module):
             options |= {"mask": mask, "num_beams": num_beams}
             return generate(self, tokens, max_new_tokens, **options)
         if len(rows) != len(tokens):
-            raise ValueError(f"use: {len(rows)} rows were given adapters, got {len(tokens)} prompts")
+            raise ValueError(
+                f"use: {len(rows)} rows were given adapters, got {len(tokens)} prompts"
+            )
         found = []
         for i, name in enumerate(rows):
             with self.using(name):
@@ -205,8 +220,8 @@ class Adapted(nn.Module):
         """Refused while the model is adapted: its files would lack the adapters, or hold them."""
         if self._merged is None:
             raise ValueError(
-                "save_pretrained: the model is adapted: merge() it first, or save the adapter alone "
-                "by peft.save(adapted, folder)"
+                "save_pretrained: the model is adapted: merge() it first, or save the adapter "
+                "alone by peft.save(adapted, folder)"
             )
         self.model.save_pretrained(folder, dtype)
 
@@ -256,10 +271,11 @@ class Adapted(nn.Module):
         """{path: the part with the changes of the adapters in use in its weights}"""
         if self._selection.rows is not None:
             raise ValueError("merge: rows use different adapters, there is one weight for all")
-        changed, problems = {}, []
-        for name in self._selection.weights:
-            if name in self.virtual:
-                problems.append(f"{name}: virtual tokens are no change of the weights")
+        changed = {}
+        problems = [
+            f"{name}: virtual tokens are no change of the weights"
+            for name in self._selection.weights if name in self.virtual
+        ]  # fmt: skip
         for path, part in self._wrapped():
             active = part.active()
             try:

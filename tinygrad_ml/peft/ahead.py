@@ -15,7 +15,9 @@ from ..tensor import Tensor, array_of
 class Tokens(NamedTuple):
     """Virtual tokens of every row, or of one for all rows."""
 
-    tensors: list  # of past: k and v of each layer, (b or 1, g, p, k); of embeddings: (b or 1, p, d)
+    tensors: (
+        list  # of past: k and v of each layer, (b or 1, g, p, k); of embeddings: (b or 1, p, d)
+    )
     lengths: np.ndarray  # (b,) how many each row has, of p
 
     @property
@@ -91,7 +93,7 @@ def _by_rows(parts, rows, b):
 
 
 def _padded(x, length):
-    """Zeros before the virtual tokens, up to this many      (1, ..., p, k) -> (1, ..., length, k)"""
+    """Zeros before them, up to this many      (1, ..., p, k) -> (1, ..., length, k)"""
     short = length - x.shape[-2]
     if not short:
         return x
@@ -103,7 +105,7 @@ def before(virtual, model, tokens, context):
     """The arguments of model.hidden for the text with its virtual tokens."""
     context = dict(context)
     past, prompt = virtual.past, virtual.prompt
-    text, ids = model._embed(tokens, context["embeddings"], context["rng"])
+    text, _ids = model._embed(tokens, context["embeddings"], context["rng"])
     b, t, d = text.shape
     own = context["past"]  # the caller's
     seen = [past.mask(), np.ones((b, 0 if own is None else own[0][0].shape[-2]), bool)]

@@ -8,7 +8,15 @@ from .. import functional, nn
 from ..backend import namespace
 from ..tensor import Tensor
 from .method import (
-    Method, Piece, Whole, check_counts, check_probability, dense, is_embedding, place_of, widths,
+    Method,
+    Piece,
+    Whole,
+    check_counts,
+    check_probability,
+    dense,
+    is_embedding,
+    place_of,
+    widths,
 )  # fmt: skip
 from .places import at, bare, by_pattern, chosen, their_path
 
@@ -65,9 +73,7 @@ class LoRA(Method):
         alpha = by_pattern(self.alpha_pattern, their_path(path), self.alpha)
         scale = alpha / (rank**0.5 if self.rslora else rank)
         kind = DoRALayer if self.dora else LoRALayer
-        return kind(
-            bare(at(model, path)), rank, scale, self.dropout, rng=rng, **place_of(model)
-        )
+        return kind(bare(at(model, path)), rank, scale, self.dropout, rng=rng, **place_of(model))
 
 
 MATRICES = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
@@ -76,7 +82,9 @@ MATRICES = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
 def _copied(part):
     """The same layer with parameters of its own."""
     if isinstance(part, nn.QuantizedLinear | nn.QuantizedEmbedding):
-        raise ValueError("whole: a quantised part cannot be trained; load it with quantized='dense'")
+        raise ValueError(
+            "whole: a quantised part cannot be trained; load it with quantized='dense'"
+        )
     new = copy(part)
     for name, x in vars(part).items():
         if isinstance(x, Tensor):

@@ -18,7 +18,7 @@ class Method:
     """A config. One of its own states `pieces` or `virtual`."""
 
     def pieces(self, model, rng):
-        """{path in the model: Piece}      rng draws the initial values; None: they will be loaded"""
+        """{path: Piece}      rng draws the initial values; None: they will be loaded"""
         return {}
 
     def virtual(self, model, rng):

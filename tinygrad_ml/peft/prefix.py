@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import functional, nn, ops
+from .. import nn, ops
 from ..autograd import no_grad
 from ..tensor import Tensor
 from .method import Method, check_counts, place_of
@@ -86,9 +86,7 @@ class PrefixEncoder(nn.Module):
 
     def __init__(self, method, width, n_layers, start, *, rng, **place):
         h, wide = method.hidden, 2 * n_layers * width
-        self.embedding = nn.parameter(
-            (method.length, width), rng=rng, init=nn.unit_normal, **place
-        )
+        self.embedding = nn.parameter((method.length, width), rng=rng, init=nn.unit_normal, **place)
         self.inner = nn.Linear(width, h, bias=True, rng=rng, **place)
         outer = nn.fan_in if start is None else nn.zeros
         self.outer = nn.Linear(h, wide, bias=True, rng=rng, init=outer, **place)

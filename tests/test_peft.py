@@ -1,0 +1,292 @@
+"""Adapters: the model starts as it was, gradients are right, and everything goes together."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinygrad_ml as tg
+from tinygrad_ml import nn, optim, peft, quant
+from tinygrad_ml.io import FormatError
+from tinygrad_ml.llama import Llama, LlamaConfig
+from tinygrad_ml.testing import check_grads
+
+CONFIG = LlamaConfig(40, 16, 2, 4, 24, n_kv_heads=2)
+TOKENS, TARGETS = np.random.default_rng(0).integers(0, 40, (2, 2, 6))
+METHODS = {
+    "lora": peft.LoRA(rank=3),
+    "lora everywhere": peft.LoRA(rank=2, targets="all-linear", rank_pattern={"gate_proj": 4}),
+    "embeddings": peft.LoRA(rank=2, targets=["embed_tokens", "lm_head"]),
+    "rslora": peft.LoRA(rank=4, rslora=True),
+    "dora": peft.LoRA(rank=2, dora=True),
+    "whole norm": peft.LoRA(rank=2, whole=["model.norm"]),
+    "prefix": peft.PrefixTuning(length=3),
+    "prefix, encoded": peft.PrefixTuning(length=3, hidden=5),
+    "prefix of words": peft.PrefixTuning(length=3, words=[5, 7]),
+}
+methods = pytest.mark.parametrize("name", METHODS)
+weights_only = pytest.mark.parametrize("name", [n for n in METHODS if "prefix" not in n])
+
+
+def model(seed=1, config=CONFIG, dtype="float64"):
+    """With weights so large that what it says differs from place to place."""
+    made = Llama(config, rng=np.random.default_rng(seed), dtype=dtype)
+    for p in made.parameters():
+        if p.ndim == 2:
+            p.assign_(p.data * 15)
+    return made
+
+
+def adapted(name, seed=2, base=None, **config):
+    return peft.attach(base or model(), METHODS[name], rng=np.random.default_rng(seed))
+
+
+def moved(a, seed=3):
+    """Every adapter away from where it started."""
+    rng = np.random.default_rng(seed)
+    for _, p in a.trained():
+        p.assign_(p.data + 0.1 * rng.normal(size=p.shape))
+    return a
+
+
+# --- at the start, while training, and back
+
+
+@methods
+def test_only_the_adapter_is_trained_and_the_loss_falls(name):
+    a = adapted(name)
+    frozen = {n: p.data.tobytes() for n, p in a.named_parameters() if not p.requires_grad}
+    optimizer, losses = optim.AdamW(a.trained(), lr=1e-2), []
+    for _ in range(8):
+        loss = a.loss(TOKENS, TARGETS)
+        loss.backward()
+        assert all(p.grad is None for p in a.parameters() if not p.requires_grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert {n: p.data.tobytes() for n, p in a.named_parameters() if n in frozen} == frozen
+
+
+@weights_only
+def test_it_starts_as_the_model_to_the_bit(name):
+    expected = model()(TOKENS).data
+    found = adapted(name)(TOKENS).data
+    if name == "dora":  # m / |W| is 1, W x (m / |W|) is rounded
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_prefix_of_words_starts_as_if_they_had_been_read():
+    words = np.tile([5, 7, 5], (2, 1))
+    expected = model()(np.concatenate([words, TOKENS], axis=1)).data[:, 3:]
+    np.testing.assert_allclose(adapted("prefix of words")(TOKENS).data, expected, rtol=1e-9)
+
+
+def test_counts_are_the_formulas():
+    d, kv, wide, v, layers = 16, 8, 24, 40, 2
+    assert adapted("lora").count() == layers * 3 * ((d + d) + (d + kv))
+    assert adapted("embeddings").count() == 2 * 2 * (v + d)
+    assert adapted("dora").count() == layers * (2 * ((d + d) + (d + kv)) + d + kv)
+    everywhere = 2 * (2 * (d + d) + 2 * (d + kv) + 2 * (d + wide)) + 4 * (d + wide)
+    assert adapted("lora everywhere").count() == layers * everywhere
+    assert adapted("prefix").count() == 3 * 2 * layers * kv
+    inner = 3 * kv + kv * 5 + 5 + 5 * 2 * layers * kv + 2 * layers * kv
+    assert adapted("prefix, encoded").count() == inner
+
+
+@methods
+def test_detached_it_is_the_very_model(name):
+    base = model()
+    before = {n: p.data.tobytes() for n, p in base.named_parameters()}
+    flags = [p.requires_grad for p in base.parameters()]
+    moved(adapted(name, base=base)).detach()
+    assert {n: p.data.tobytes() for n, p in base.named_parameters()} == before
+    assert [p.requires_grad for p in base.parameters()] == flags
+
+
+@weights_only
+def test_merged_it_says_the_same_and_unmerged_has_the_very_bytes(name):
+    base = model()
+    a = moved(adapted(name, base=base))
+    expected = a(TOKENS).data
+    before = {n: p.data.tobytes() for n, p in a.named_parameters()}
+    a.merge()
+    assert type(base.layers[0].attention.wq) is nn.Linear
+    np.testing.assert_allclose(a(TOKENS).data, expected, rtol=1e-8, atol=1e-10)
+    a.unmerge()
+    assert {n: p.data.tobytes() for n, p in a.named_parameters()} == before
+    np.testing.assert_array_equal(a(TOKENS).data, expected)
+    a.merge(keep=False)
+    np.testing.assert_allclose(base(TOKENS).data, expected, rtol=1e-8, atol=1e-10)
+
+
+@methods
+@given(seed=st.integers(0, 99))
+@settings(max_examples=2)
+def test_gradients_to_the_second_order(name, seed):
+    small = LlamaConfig(9, 4, 1, 2, 6, n_kv_heads=1)
+    a = peft.attach(model(seed, small), METHODS[name], rng=np.random.default_rng(seed))
+    moved(a, seed)
+    modules = dict(a.named_modules())
+    places = [(n.rpartition("."), p) for n, p in a.trained()]
+    tokens, targets = np.random.default_rng(seed).integers(0, 9, (2, 2, 3))
+    lengths_are_constant = name == "dora"  # by the paper: differences would see them move
+
+    def loss(*weights):
+        for ((owner, _, key), _), w in zip(places, weights, strict=True):
+            setattr(modules[owner], key, w)
+        return a.loss(tokens, targets)
+
+    if lengths_are_constant:
+        y = loss(*[p for _, p in places])
+        grads = tg.grad(y, [p for (_, _, key), p in places if key == "magnitude"])
+        assert all(np.isfinite(g.data).all() and g.data.any() for g in grads)
+        return
+    check_grads(loss, [p.data for _, p in places], probe=False, exact=False, seed=seed,
+                rounding=4096)  # fmt: skip
+
+
+# --- several adapters
+
+
+def test_each_row_has_its_own_adapter():
+    a = peft.attach(model(), METHODS["lora"], "a", rng=np.random.default_rng(2))
+    a = peft.attach(a, METHODS["prefix"], "b", rng=np.random.default_rng(3))
+    moved(a)
+    both = a.use(["a", "b"])(TOKENS).data
+    np.testing.assert_allclose(both[0], a.use("a")(TOKENS).data[0], rtol=1e-10)
+    np.testing.assert_allclose(both[1], a.use("b")(TOKENS).data[1], rtol=1e-10)
+    alone = [a.use(n).generate(TOKENS[i : i + 1], 5)[0] for i, n in enumerate("ab")]
+    np.testing.assert_array_equal(a.use(["a", "b"]).generate(TOKENS, 5), alone)
+    with pytest.raises(ValueError, match="there is no adapter c; there are: a, b"):
+        a.use("c")
+
+
+def test_weights_scale_and_add():
+    a = peft.attach(model(), METHODS["lora"], "a", rng=np.random.default_rng(2))
+    a = peft.attach(a, METHODS["rslora"], "b", rng=np.random.default_rng(3))
+    moved(a)
+    part, x = a.model.layers[0].attention.wq, tg.tensor(np.ones((1, 1, 16)))
+    base, one, two = (a.use(u) and part(x).data for u in (None, "a", "b"))
+    mixed = a.use({"a": 0.5, "b": 2.0}) and part(x).data
+    np.testing.assert_allclose(mixed, base + 0.5 * (one - base) + 2 * (two - base), rtol=1e-9)
+    np.testing.assert_array_equal(a.use(None)(TOKENS).data, model()(TOKENS).data)
+
+
+# --- with all else
+
+
+@methods
+def test_a_cache_padding_and_beams(name):
+    a = moved(adapted(name)).drop_encoders()
+    whole, cache = a(TOKENS).data, a.new_cache(2)
+    with tg.no_grad():
+        parts = [a(TOKENS[:, :2], cache=cache).data, a(TOKENS[:, 2:], cache=cache).data]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-9, atol=1e-9)
+    padded = np.concatenate([np.zeros((2, 2), int), TOKENS], axis=1)
+    mask = np.arange(8) >= [[2], [2]]
+    np.testing.assert_allclose(a(padded, mask=mask).data[:, 2:], whole, rtol=1e-9, atol=1e-9)
+    alone = [a.generate(TOKENS[i : i + 1], 4, num_beams=2)[0] for i in range(2)]
+    np.testing.assert_array_equal(a.generate(TOKENS, 4, num_beams=2), alone)
+
+
+@methods
+def test_checkpointing_changes_nothing(name):
+    a = moved(adapted(name))
+    trained = [p for _, p in a.trained()]
+    plain = tg.grad(a.loss(TOKENS, TARGETS), trained)
+    again = tg.grad(tg.checkpoint(lambda: a.loss(TOKENS, TARGETS)), trained)
+    for g, h in zip(plain, again, strict=True):
+        np.testing.assert_array_equal(g.data, h.data)
+
+
+def test_over_a_quantised_base(tmp_path):
+    config = LlamaConfig(40, 32, 2, 4, 64)
+    base = model(config=config, dtype="float32")
+    for layer in base.layers:
+        for name in ("wq", "wk", "wv", "wo"):
+            w = getattr(layer.attention, name).weight.data
+            blocks = quant.Blocks(quant.quantize_q8_0(w), "Q8_0")
+            setattr(layer.attention, name, nn.QuantizedLinear(blocks))
+    a = peft.attach(base, peft.LoRA(rank=2), rng=np.random.default_rng(0))
+    optimizer, first = optim.AdamW(a.trained(), lr=1e-2), a.loss(TOKENS, TARGETS).item()
+    for _ in range(5):
+        a.loss(TOKENS, TARGETS).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert a.loss(TOKENS, TARGETS).item() < first
+    expected = a(TOKENS).data
+    with pytest.raises(ValueError, match="quantised again would not be exact"):
+        a.merge()
+    a.merge(dense=True)
+    np.testing.assert_allclose(a(TOKENS).data, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_frozen_weights_keep_no_activations():
+    """The tape of an adapted model is smaller by what the frozen matrices' gradients would need."""
+
+    def held(m):
+        tokens = np.zeros((4, 64), int)
+        m.loss(tokens, tokens)  # what stays for good is there
+        tracemalloc.start()
+        loss = m.loss(tokens, tokens)
+        size = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert loss.requires_grad
+        return size
+
+    config = LlamaConfig(50, 64, 2, 4, 512)
+    with tg.use_kernels(False):
+        full = held(model(config=config, dtype="float32"))
+        last = peft.LoRA(rank=2, targets=["o_proj"], layers=[1])
+        small = held(peft.attach(model(config=config, dtype="float32"), last,
+                                 rng=np.random.default_rng(0)))  # fmt: skip
+    assert small < 0.6 * full  # the first layer keeps nothing, the second no input of a matrix
+
+
+# --- files
+
+
+@methods
+def test_what_is_saved_is_loaded(tmp_path, name):
+    a = moved(adapted(name))
+    expected = a(TOKENS).data
+    peft.save(a, tmp_path)
+    again = peft.load(model(), tmp_path)
+    np.testing.assert_allclose(again(TOKENS).data, expected, rtol=1e-12)
+    assert all(p.requires_grad for p in again.adapter_parameters().values())
+    assert sum(f.stat().st_size for f in tmp_path.iterdir()) < 40_000
+
+
+def test_an_adapter_of_another_base_says_which_sizes_differ(tmp_path):
+    peft.save(adapted("lora"), tmp_path)
+    base = model(config=LlamaConfig(40, 8, 2, 4, 24))
+    with pytest.raises(
+        ValueError, match=r"q_proj.lora_A.weight is \(3, 16\) in the file, \(3, 8\)"
+    ):
+        peft.load(base, tmp_path)
+    assert type(base.layers[0].attention.wq) is nn.Linear  # nothing was changed
+    arrays = tg.io.load(tmp_path / "adapter_model.safetensors")
+    tg.io.save(tmp_path / "adapter_model.safetensors", dict(list(arrays.items())[:3]))
+    with pytest.raises(ValueError, match=r"lora_B.weight \(8, 3\) is missing"):
+        peft.load(base, tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(FormatError, match="no config of an adapter"):
+        peft.load(base, tmp_path)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="rank: got 0"):
+        peft.LoRA(rank=0)
+    with pytest.raises(ValueError, match="targets: .* matches no part of the model"):
+        peft.attach(model(), peft.LoRA(targets=["query"]), rng=np.random.default_rng(0))
+    with pytest.raises(TypeError, match="config: got dict"):
+        peft.attach(model(), {}, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="method: got 'lore'"):
+        peft.config("lore")
+    with pytest.raises(ValueError, match="merge\\(\\) it first"):
+        adapted("lora").save_pretrained("x")
