@@ -119,7 +119,7 @@ class Llama(nn.Module):
         """What the head reads: the normed output of the last layer      (b, t) -> (b, t, d)"""
         x, tokens = self._embed(tokens, embeddings, rng)
         b, t, _ = x.shape
-        p = 0 if past is None else past[0][0].shape[-2]
+        p = 0 if past is None else _length_of_past(self, past, b)
         mask, segments = _checked("mask", mask, b, t, p), _checked("segments", segments, b, t)
         _check_context(self, past, cache, segments, b, t)
         with nullcontext() if cache is None else cache.extending(b, t, tokens, mask, past):
@@ -421,17 +421,19 @@ def _ints(name, ids):
 
 def _check_context(model, past, cache, segments, b, t):
     """ValueError or GraphError for a past, a cache or segments that do not fit."""
-    config = model.config
     if cache is not None and is_recording():
         raise GraphError(
             "cache: its buffers are off the tape: call under tg.no_grad(), or use past"
         )
     if cache is not None and segments is not None:
         raise ValueError("segments: not together with a cache, which holds one text a row")
-    if past is None:
-        return
-    if cache is not None and cache.length:
+    if past is not None and cache is not None and cache.length:
         raise ValueError(f"past: the cache holds {cache.length} tokens; the past must come first")
+
+
+def _length_of_past(model, past, b):
+    """p, of (k, v) pairs (b or 1, g, p, k); ValueError if they fit neither model nor batch."""
+    config = model.config
     if len(past) != config.n_layers:
         raise ValueError(f"past: got {len(past)} layers, expected {config.n_layers}")
     expected = f"({b} or 1, {config.n_kv_heads}, p, {config.head_dim})"
@@ -442,3 +444,4 @@ def _check_context(model, past, cache, segments, b, t):
             (1, config.n_kv_heads, p, config.head_dim),
         ):
             raise ValueError(f"past: got shape {x.shape}, expected {expected} in every layer")
+    return p
