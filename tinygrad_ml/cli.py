@@ -1,4 +1,4 @@
-"""tinygrad-ml: train, generate, chat, pull, eval, estimate, gradcheck.
+"""tinygrad-ml: prepare, train, finetune, generate, chat, pull, eval, estimate, gradcheck.
 
 A command is a function that adds its flags to a parser and returns what to run on them.
 """
@@ -59,20 +59,61 @@ def _keep_freed_memory():
 # ------------------------------------------------------------------------------------- train
 
 
+@command("make token ids of texts, once, for train --data")
+def prepare(parser):
+    add = parser.add_argument
+    add("out", metavar="FOLDER", help="where tokens.npy and tokenizer.json go")
+    add("--data", required=True, nargs="+", help="text files, or .jsonl with a text field")
+    add("--separator", help="what stands between the documents of a text file")
+    add("--tokenizer", default="bytes", help="bytes, bpe, or a tokenizer's file or folder")
+    add("--vocab-size", type=int, default=2048, help="tokens of --tokenizer bpe (default: 2048)")
+    return _prepare
+
+
+def _prepare(out, data, separator, tokenizer, vocab_size):
+    from tqdm import tqdm
+
+    from .llama import BPETokenizer, ByteTokenizer, load_tokenizer
+    from .train import data as texts
+
+    documents = [text for file in data for text in texts.documents_of(file, separator)]
+    if tokenizer == "bytes":
+        tokenizer = ByteTokenizer()
+    elif tokenizer == "bpe":
+        tokenizer = BPETokenizer.train(documents, vocab_size)
+    else:
+        tokenizer = load_tokenizer(tokenizer)
+    count = texts.prepare(out, documents, tokenizer, lambda x: tqdm(x, unit="document"))
+    print(f"{len(documents):,} documents, {count:,} tokens; now: tinygrad-ml train --data {out}")
+
+
 @command("train a LLaMA from scratch")
 def train(parser):
     from .train import Settings
 
+    return _add_run(parser, Settings, _train)
+
+
+@command("go on training a model on examples or preferences, whole or by an adapter")
+def finetune(parser):
+    from .train import FinetuneSettings
+
+    return _add_run(parser, FinetuneSettings, _finetune)
+
+
+def _add_run(parser, kind, work):
+    """The flags of a run folder, and one for each field of its settings."""
     parser.add_argument("--out", help="run folder (default: the next free runs/N)")
     parser.add_argument("--resume", action="store_true", help="go on with --out as it was set up")
     parser.add_argument("--force", action="store_true", help="write over what is in --out")
-    for setting in fields(Settings):
+    parser.add_argument("--config", help="TOML file of settings; flags go before it")
+    for setting in fields(kind):
         _add_setting(parser, setting)
-    return _train
+    return work
 
 
 def _add_setting(parser, setting):
-    """A flag for a field of Settings; absent unless it is given."""
+    """A flag for a field of the settings; absent unless it is given."""
     flag, text = "--" + setting.name.replace("_", "-"), setting.metadata["help"]
     if "default" not in text:
         text += f" (default: {setting.default})"
@@ -83,30 +124,54 @@ def _add_setting(parser, setting):
     parser.add_argument(flag, default=argparse.SUPPRESS, help=text, **form)
 
 
-def _train(out, resume, force, **given):
-    from tqdm import tqdm
+def _settings(kind, run, resume, config, given):
+    """From the flags, over a file's; or those that the run was begun with."""
+    if not resume:
+        return kind.from_toml(config, **given) if config else kind(**given)
+    if given or config:
+        given = sorted(given) or ["config"]
+        raise ValueError(f"resume: {run}/run.toml sets {', '.join(given)} already")
+    return kind.from_toml(run / "run.toml")
 
+
+def _train(out, resume, force, config, **given):
     from .train import Settings, Trainer
 
     run = _run_folder(out, resume, force)
-    if resume:
-        if given:
-            raise ValueError(f"resume: {run}/run.toml sets {', '.join(sorted(given))} already")
-        settings = Settings.from_toml(run / "run.toml")
-    else:
-        settings = Settings(**given)
-    trainer = Trainer(settings, run, resume=resume)
+    trainer = Trainer(_settings(Settings, run, resume, config, given), run, resume=resume)
     size = sum(p.size for p in trainer.model.parameters())
     print(f"{size:,} parameters, {len(trainer.train_ids):,} tokens to learn from, into {run}")
     if not resume:
         _show_sample("before", trainer)
-    with tqdm(total=settings.steps, initial=trainer.step, unit="step", mininterval=0.5) as bar:
-        loss = trainer.train(bar)
+    loss = _with_bar(trainer)
     _show_sample("after", trainer)
-    drawn = trainer.plot()
-    print(f"validation loss {loss:.4f} nats per token; loss curve: ", end="")
-    print(run / "loss.png" if drawn else "pip install 'tinygrad_ml[plot]' to have one drawn")
+    _say_where(trainer, f"validation loss {loss:.4f} nats per token")
     print(f'now try: tinygrad-ml generate {run} --prompt "def "')
+
+
+def _finetune(out, resume, force, config, **given):
+    from .train import Finetuner, FinetuneSettings
+
+    run = _run_folder(out, resume, force)
+    tuner = Finetuner(_settings(FinetuneSettings, run, resume, config, given), run, resume=resume)
+    size = sum(p.size for p in tuner.named.values())
+    print(f"{size:,} parameters trained, {len(tuner.rows):,} rows of examples, into {run}")
+    before = tuner.evaluate()
+    loss = _with_bar(tuner)
+    _say_where(tuner, f"validation loss {before:.4f} before, {loss:.4f} after")
+
+
+def _with_bar(run):
+    from tqdm import tqdm
+
+    with tqdm(total=run.steps, initial=run.step, unit="step", mininterval=0.5) as bar:
+        return run.train(bar)
+
+
+def _say_where(run, result):
+    drawn = run.plot()
+    print(f"{result}; loss curve: ", end="")
+    print(run.folder / "loss.png" if drawn else "pip install 'tinygrad_ml[plot]' to have one drawn")
 
 
 def _run_folder(out, resume, force):

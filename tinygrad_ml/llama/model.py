@@ -20,6 +20,7 @@ from .. import quantized as quantized_layers
 from ..autograd import GraphError, is_recording
 from ..quant import Blocks
 from ..tensor import array_of
+from ..transforms import checkpoint
 from . import formats
 from .cache import Cache
 from .generate import generate
@@ -59,6 +60,7 @@ class Llama(nn.Module):
         segments=None,
         rng=None,
         last=None,
+        recompute=False,
     ):
         """Logits of the token after each one      tokens: (b, t) ints -> (b, t, v)
 
@@ -70,6 +72,7 @@ class Llama(nn.Module):
         segments    (b, t) ints: attention stays within tokens of one number
         rng         handed down to every part; None is evaluation
         last        logits of the last so many tokens only
+        recompute   keep each layer's input only, and run the layer again in the backward pass
         """
         x = self.hidden(
             tokens,
@@ -80,6 +83,7 @@ class Llama(nn.Module):
             positions=positions,
             segments=segments,
             rng=rng,
+            recompute=recompute,
         )
         x = x if last is None else x[:, -last:]
         return self.head(x, rng=rng)
@@ -115,6 +119,7 @@ class Llama(nn.Module):
         positions=None,
         segments=None,
         rng=None,
+        recompute=False,
     ):
         """What the head reads: the normed output of the last layer      (b, t) -> (b, t, d)"""
         x, tokens = self._embed(tokens, embeddings, rng)
@@ -130,7 +135,7 @@ class Llama(nn.Module):
             visible = _visible(seen, segments, t)
             visible = visible if visible is None else backend.to_device(visible, x.device)
             for i, layer in enumerate(self.layers):
-                x = layer(
+                x = (partial(checkpoint, layer) if recompute else layer)(
                     x,
                     positions=rotation,
                     mask=visible,

@@ -169,10 +169,11 @@ class Adapted(nn.Module):
         positions=None,
         segments=None,
         rng=None,
+        recompute=False,
     ):
         """As the model's; virtual tokens stand before the text, and are not among the results."""
         context = {"embeddings": embeddings, "past": past, "mask": mask, "positions": positions,
-                   "segments": segments, "rng": rng}  # fmt: skip
+                   "segments": segments, "rng": rng, "recompute": recompute}  # fmt: skip
         if isinstance(cache, ahead.AheadCache):
             cache.check(self._selection.key())
             context["positions"] = ahead.shifted(positions, cache.lengths)

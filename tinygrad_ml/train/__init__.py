@@ -1,5 +1,8 @@
 """Training: text, the loop, and run folders that can be taken up again."""
 
-from .trainer import Settings, Trainer, read_metrics
+from .finetune import Finetuner, FinetuneSettings
+from .run import read_metrics
+from .settings import Settings
+from .trainer import Trainer
 
-__all__ = ["Settings", "Trainer", "read_metrics"]
+__all__ = ["FinetuneSettings", "Finetuner", "Settings", "Trainer", "read_metrics"]

@@ -1,9 +1,16 @@
-"""Text to learn from, as one long line of token ids."""
+"""Text to learn from, as one long line of token ids; a prepared folder holds such a line.
 
+tokens.npy  tokenizer.json      the ids, memory-mapped when they are read, and what made them
+"""
+
+import json
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from ..io import FormatError, replacing
 
 STANDARD_LIBRARY_BYTES = 4_000_000
 
@@ -57,6 +64,64 @@ def read_text(path):
         raise ValueError(f"data: {path} is not UTF-8 text: {error}") from error
 
 
+def documents_of(path, separator=None):
+    """The documents of a file: a .jsonl's "text" fields, a text's parts between separators."""
+    text = read_text(path)
+    if Path(path).suffix == ".jsonl":
+        return [_field(path, n, line) for n, line in enumerate(text.splitlines(), 1) if line]
+    parts = text.split(separator) if separator else [text]
+    return [part.strip("\n") for part in parts if part.strip()]
+
+
+def _field(path, number, line):
+    try:
+        return json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}, line {number}: {error!r}; expected a 'text' field") from error
+
+
+def prepare(folder, documents, tokenizer, progress=lambda documents: documents):
+    """Write tokens.npy and tokenizer.json; returns the number of tokens.
+
+    One document is in memory at a time; each ends with the tokenizer's end token.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    with tempfile.TemporaryFile(dir=folder) as raw:
+        for document in progress(documents):
+            raw.write(tokenize([document], tokenizer).astype(dtype).tobytes())
+        raw.flush()
+        if not raw.tell():
+            raise ValueError("data: no documents")
+        ids = np.memmap(raw, dtype, mode="r")
+        with replacing(folder / "tokens.npy") as file:
+            np.save(file, ids)
+    tokenizer.save(folder / "tokenizer.json")
+    return len(ids)
+
+
+def read_prepared(folder, vocab_size):
+    """The ids of a prepared folder, memory-mapped; FormatError if they are none."""
+    file = Path(folder) / "tokens.npy"
+    if not file.is_file():
+        raise FileNotFoundError(f"data: {folder} has no tokens.npy; tinygrad-ml prepare makes one")
+    try:
+        ids = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise FormatError(f"data: {file} is damaged: {error}") from error
+    if ids.ndim != 1 or ids.dtype.kind != "u":
+        raise FormatError(f"data: {file} holds {ids.dtype} {ids.shape}, expected token ids (n,)")
+    if ids.size and ids.max() >= vocab_size:
+        raise FormatError(f"data: {file} has token {ids.max()}, its tokenizer {vocab_size} tokens")
+    return ids
+
+
+def segments(tokens, ends):
+    """(b, t) numbers of the documents: an end token opens the next one, as its first token."""
+    return np.cumsum(np.isin(tokens, ends), axis=1)
+
+
 def tokenize(documents, tokenizer):
     """(n,) ids: the documents one after the other, each with its end token."""
     end = list(tokenizer.eos[:1])
@@ -77,7 +142,16 @@ def split(ids, context, fraction):
 
 def draw_batch(ids, batch_size, context, rng):
     """Tokens (b, t) from random places, and the targets, one token further."""
-    starts = rng.integers(0, len(ids) - context, batch_size)
+    return batch_at(ids, draw_starts(ids, batch_size, context, rng), context)
+
+
+def draw_starts(ids, batch_size, context, rng):
+    """(b,) random places that have a context's tokens and one more."""
+    return rng.integers(0, len(ids) - context, batch_size)
+
+
+def batch_at(ids, starts, context):
+    """Tokens (b, t) that begin at `starts`, and the targets, one token further."""
     windows = ids[starts[:, None] + np.arange(context + 1)].astype(np.int64)
     return windows[:, :-1], windows[:, 1:]
 
