@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tinygrad_ml import io
-from tinygrad_ml.llama import Llama, load_tokenizer
+from tinygrad_ml.llama import ByteTokenizer, Llama, load_tokenizer
 from tinygrad_ml.train import Settings, Trainer, data, read_metrics
 
 TINY = {
@@ -110,9 +110,196 @@ def test_a_loss_that_is_not_a_number_stops_with_the_step_and_keeps_the_state(set
     good = weights(tmp_path / "run")
     p = next(trainer.model.parameters())
     p.assign_(np.full(p.shape, np.nan, p.dtype))
-    with pytest.raises(FloatingPointError, match=r"step 1.*step-0"):
+    named = r"step 1: .* made the first NaN.*begin at tokens \[\d+.*step-0"
+    with pytest.raises(FloatingPointError, match=named):
         trainer.train_step()
     assert_same_bits(weights(tmp_path / "run"), good)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_half_types_and_averages_go_on_to_the_same_bits_too(settings, tmp_path, dtype, average):
+    changes = {"dtype": dtype, "average": average, "accumulate": 2}
+    Trainer(settings(**changes), tmp_path / "whole").train()
+    stopped = Trainer(settings(**changes), tmp_path / "stopped")
+    stopped.steps = 5  # and it is gone
+    stopped.train()
+    (tmp_path / "stopped" / "state" / "latest").write_text("step-4")
+    resumed = Trainer(settings(**changes), tmp_path / "stopped", resume=True)
+    assert resumed.step == 4
+    resumed.train()
+    assert_same_bits(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+def gradients(trainer, batch):
+    loss = trainer.gradients(batch)
+    found = {name: p.grad.numpy().copy() for name, p in trainer.named.items()}
+    trainer.optimizer.zero_grad()
+    return loss, found
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(settings, tmp_path, parts):
+    whole = Trainer(settings(batch_size=5, documents=True), tmp_path / "whole")
+    split = Trainer(settings(batch_size=5, documents=True, accumulate=parts), tmp_path / "split")
+    batch = whole.draw()
+    batch["targets"] = batch["targets"].copy()
+    batch["targets"][1, 3:] = -100  # parts that count unequally
+    batch["targets"][4] = -100
+    (loss, expected), (same, found) = gradients(whole, batch), gradients(split, batch)
+    assert same == pytest.approx(loss, rel=1e-6)
+    for name, g in expected.items():
+        scale = abs(g).max()
+        np.testing.assert_allclose(found[name], g, rtol=0, atol=3e-6 * scale, err_msg=name)
+
+
+def test_layers_that_are_run_again_give_the_same_bits(settings, tmp_path):
+    kept = Trainer(settings(layers=3), tmp_path / "kept")
+    again = Trainer(settings(layers=3, recompute=True), tmp_path / "again")
+    batch = kept.draw()
+    (loss, expected), (same, found) = gradients(kept, batch), gradients(again, batch)
+    assert loss == same
+    assert_same_bits(expected, found)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_types_follow_the_curve_of_float32(settings, tmp_path, dtype):
+    losses = {}
+    for name in ("float32", dtype):
+        trainer = Trainer(settings(dtype=name, steps=150, lr=5e-3, layers=2), tmp_path / name)
+        trainer.train()
+        losses[name] = np.array([x["loss"] for x in read_metrics(tmp_path / name)])
+        masters = trainer.optimizer.state["norm.weight"]
+        assert ("master" in masters) == (name != "float32")
+    smooth = lambda x: np.convolve(x, np.ones(25) / 25, "valid")
+    assert np.abs(smooth(losses[dtype]) / smooth(losses["float32"]) - 1).max() < 0.01
+
+
+def test_float16_tries_a_smaller_scale_where_the_gradient_overflows(settings, tmp_path):
+    trainer = Trainer(settings(dtype="float16"), tmp_path / "run")
+    trainer.scale.scale = 2.0**40
+    trainer.train_step()
+    assert trainer.scale.scale < 2.0**30
+    other = Trainer(settings(dtype="float16"), tmp_path / "other")
+    other.train_step()  # the same batch, with the same numbers drawn
+    for name, p in trainer.named.items():
+        np.testing.assert_allclose(p.numpy(), other.named[name].numpy(), rtol=1e-2, atol=1e-3)
+
+
+def test_the_averaged_weights_are_the_recurrence(settings, tmp_path):
+    trainer = Trainer(settings(average=0.5), tmp_path / "run")
+    p = trainer.named["norm.weight"]
+    expected = p.numpy().astype(np.float64)
+    for n in range(1, 6):
+        trainer.train_step()
+        trainer.step += 1
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * p.numpy()
+    np.testing.assert_allclose(trainer.average.arrays["norm.weight"], expected, rtol=1e-6)
+    own = p.numpy().copy()
+    trainer.save()
+    np.testing.assert_array_equal(p.numpy(), own)
+    exported = weights(tmp_path / "run")["model.norm.weight"]
+    np.testing.assert_array_equal(exported, trainer.average.arrays["norm.weight"])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [  # after the warm-up's 4 steps of 20, by the formulas in float64
+        ("cosine", lambda t: 0.1 + 0.9 * (1 + math.cos(math.pi * t)) / 2),
+        ("linear", lambda t: 1 - 0.9 * t),
+        ("constant", lambda t: 1.0),
+        ("wsd", lambda t: 1 - 0.9 * max(0.0, (16 * t + 4 - 15) / 5)),
+    ],
+)
+def test_the_rate_follows_its_schedule(settings, tmp_path, schedule, expected):
+    made = settings(schedule=schedule, steps=20, decay=0.25, lr=0.01)
+    Trainer(made, tmp_path / "run").train()
+    rates = [x["lr"] for x in read_metrics(tmp_path / "run")]
+    np.testing.assert_allclose(rates[:4], 0.01 * np.arange(1, 5) / 4)
+    np.testing.assert_allclose(rates[4:], [0.01 * expected((n - 4) / 16) for n in range(4, 20)])
+
+
+def test_a_prepared_folder_trains_to_the_same_bits_as_its_text(settings, tmp_path):
+    text = settings().data
+    ids = data.tokenize([data.read_text(text)], ByteTokenizer())
+    assert data.prepare(tmp_path / "ids", [data.read_text(text)], ByteTokenizer()) == len(ids)
+    found = data.read_prepared(tmp_path / "ids", 257)
+    assert isinstance(found, np.memmap)
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, ids)
+    Trainer(settings(), tmp_path / "a").train()
+    Trainer(settings(data=str(tmp_path / "ids")), tmp_path / "b").train()
+    assert_same_bits(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_a_damaged_prepared_folder_is_named(tmp_path):
+    data.prepare(tmp_path, ["some text"], ByteTokenizer())
+    file = tmp_path / "tokens.npy"
+    whole = file.read_bytes()
+    for broken in (whole[:-5], whole[:20], b"", b"text"):
+        file.write_bytes(broken)
+        with pytest.raises(io.FormatError, match=r"tokens\.npy"):
+            data.read_prepared(tmp_path, 257)
+    file.write_bytes(whole)
+    with pytest.raises(io.FormatError, match="token 256"):
+        data.read_prepared(tmp_path, 100)
+    with pytest.raises(FileNotFoundError, match="prepare"):
+        data.read_prepared(tmp_path / "none", 257)
+
+
+def test_documents_come_from_separators_and_from_lines_of_json(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n<|end|>\ntwo\n\nmore\n<|end|>\n")
+    assert data.documents_of(tmp_path / "a.txt", "<|end|>") == ["one", "two\n\nmore"]
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": "y"}\n')
+    assert data.documents_of(tmp_path / "a.jsonl") == ["x", "y"]
+    (tmp_path / "b.jsonl").write_text('{"text": "x"}\n{"txt": "y"}\n')
+    with pytest.raises(ValueError, match=r"b\.jsonl, line 2"):
+        data.documents_of(tmp_path / "b.jsonl")
+
+
+def test_a_document_learns_nothing_from_the_one_before(settings, tmp_path):
+    trainer = Trainer(settings(documents=True), tmp_path / "run")
+    end = trainer.tokenizer.eos[0]
+    one = np.array([[5, 6, 7, end, 8, 9, 10, 11]])
+    two = np.array([[9, 9, 1, end, 8, 9, 10, 11]])
+    numbers = [data.segments(x, [end]) for x in (one, two)]
+    np.testing.assert_array_equal(numbers[0], [[0, 0, 0, 1, 1, 1, 1, 1]])
+    logits = [
+        trainer.model(x, segments=n).numpy() for x, n in zip((one, two), numbers, strict=True)
+    ]
+    np.testing.assert_array_equal(logits[0][:, 3:], logits[1][:, 3:])
+    alone = trainer.model(one[:, 3:]).numpy()
+    np.testing.assert_allclose(logits[0][:, 3:], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_a_file_of_settings_is_read_and_flags_go_before_it(tmp_path):
+    file = tmp_path / "small.toml"
+    file.write_text("dim = 32\nheads = 2\nlr = 1\n")
+    assert Settings.from_toml(file, heads=4) == Settings(dim=32, heads=4, lr=1.0)
+    file.write_text('dim = "wide"\n')
+    with pytest.raises(ValueError, match="dim is 'wide', expected int"):
+        Settings.from_toml(file)
+    file.write_text("width = 3\n")
+    with pytest.raises(ValueError, match="unknown settings width"):
+        Settings.from_toml(file)
+
+
+def test_tensorboard_gets_what_the_metrics_say(settings, tmp_path):
+    pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
+    from tensorboardX.proto.event_pb2 import Event
+
+    Trainer(settings(tensorboard=True), tmp_path / "run").train()
+    (file,) = (tmp_path / "run").glob("events.*")
+    raw, at, found = file.read_bytes(), 0, {}
+    while at < len(raw):  # records: length (8 bytes), its checksum (4), the event, its checksum
+        length = int.from_bytes(raw[at : at + 8], "little")
+        event = Event.FromString(raw[at + 12 : at + 12 + length])
+        found |= {(event.step, v.tag): v.simple_value for v in event.summary.value}
+        at += 16 + length
+    for record in read_metrics(tmp_path / "run"):
+        for name in record.keys() - {"step"}:
+            assert found[record["step"], name] == pytest.approx(record[name], rel=1e-6)
 
 
 @pytest.mark.parametrize(

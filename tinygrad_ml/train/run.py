@@ -78,8 +78,9 @@ class Run:
         batch = self.draw()
         before = copy.deepcopy(self.rng)
         while True:
-            loss = self.gradients(batch)
-            self.scale.undo(self.named.values())
+            with np.errstate(all="ignore"):  # what overflows is seen in the norm
+                loss = self.gradients(batch)
+                self.scale.undo(self.named.values())
             norm = optim.clip_grad_norm(self.named.values(), self.settings.clip)
             if math.isfinite(norm) and math.isfinite(loss):
                 break
