@@ -97,3 +97,27 @@ def test_mistakes_get_one_line_and_write_nothing(tmp_path, arguments, message, c
 def test_help_names_every_command():
     done = run("--help", folder=CHECKOUT)
     assert all(name in done.stdout for name in cli.COMMANDS)
+
+
+def test_prepare_train_finetune_and_generate_with_the_adapter(tmp_path):
+    (tmp_path / "a.txt").write_text("the cat sat on the mat. " * 30 + "<|end|>" + "a dog. " * 60)
+    (tmp_path / "small.toml").write_text("dim = 16\nlayers = 1\nheads = 2\nsteps = 40\n")
+    line = '{"prompt": "the c", "completion": "ow said moo"}\n'
+    (tmp_path / "lines.jsonl").write_text(line * 12)
+    for arguments, told in [
+        (["prepare", "ids", "--data", "a.txt", "--separator", "<|end|>"], "2 documents, "),
+        (["train", "--data", "ids", "--config", "small.toml", "--steps", "8", "--context", "32",
+          "--documents", "--out", "base"], "validation loss"),
+        (["finetune", "--model", "base", "--data", "lines.jsonl", "--method", "lora",
+          "--method-options", "rank=2", "--context", "24", "--epochs", "2", "--out", "tuned"],
+         "before, "),
+        (["generate", "base", "--adapter", "tuned", "--prompt", "the c", "--max-new-tokens", "4"],
+         "the c"),
+        (["eval", "base", "--adapter", "tuned", "--data", "a.txt", "--max-tokens", "100"],
+         "perplexity"),
+    ]:  # fmt: skip
+        done = run(*arguments, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert told in done.stdout
+    assert "steps = 8" in (tmp_path / "base" / "run.toml").read_text()
+    assert (tmp_path / "tuned" / "adapter_model.safetensors").is_file()

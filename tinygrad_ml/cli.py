@@ -221,10 +221,23 @@ def generate(parser):
     add("--stop", action="append", help="text to stop at; may be given several times")
     add("--seed", type=int, default=0, help="the same seed gives the same text (default: 0)")
     add("--device", default="cpu", help="cpu or cuda")
-    return _generate
+    return _add_adapter(parser, _generate)
 
 
-def _generate(model, tokenizer, prompt, max_new_tokens, seed, device, **rules):
+def _add_adapter(parser, work):
+    """A flag for an adapter; `work` gets as `dress` what puts it on the model."""
+    parser.add_argument("--adapter", help="folder of an adapter, as finetune --method writes it")
+
+    def run(adapter, **arguments):
+        from . import peft
+
+        dress = (lambda model: peft.load(model, adapter)) if adapter else (lambda model: model)
+        return work(dress=dress, **arguments)
+
+    return run
+
+
+def _generate(model, tokenizer, prompt, max_new_tokens, seed, device, dress, **rules):
     import numpy as np
 
     from .llama import Llama, StreamDecoder, load_tokenizer
@@ -232,7 +245,7 @@ def _generate(model, tokenizer, prompt, max_new_tokens, seed, device, **rules):
 
     model = resolve(model)
     tokenizer = load_tokenizer(tokenizer or model)
-    model = Llama.from_pretrained(model, device=device)
+    model = dress(Llama.from_pretrained(model, device=device))
     begin = [] if tokenizer.bos is None else [tokenizer.bos]
     ids = begin + tokenizer.encode(prompt) or _beginning(tokenizer)
     decoder = StreamDecoder(tokenizer)
@@ -262,7 +275,7 @@ def chat(parser):
     from .llama import chat
 
     chat.add_arguments(parser)
-    return chat.run
+    return _add_adapter(parser, chat.run)
 
 
 @command("download a small chat model")
@@ -278,7 +291,7 @@ def eval(parser):
     from .llama import evaluate
 
     evaluate.add_arguments(parser)
-    return evaluate.run
+    return _add_adapter(parser, evaluate.run)
 
 
 # ---------------------------------------------------------------------------------- estimate

@@ -236,7 +236,8 @@ def add_arguments(parser):
     add("--device", default="cpu", help="cpu or cuda")
 
 
-def run(model, tokenizer, system, seed, quantized, device, **rules):
+def run(model, tokenizer, system, seed, quantized, device, dress, **rules):
+    """Talk with the model that `dress` makes of the loaded one."""
     import numpy as np
 
     from .model import Llama
@@ -245,7 +246,7 @@ def run(model, tokenizer, system, seed, quantized, device, **rules):
     path = resolve(model)
     tokenizer = load_tokenizer(tokenizer or path)
     template = template_of(path, tokenizer)
-    loaded = Llama.from_pretrained(path, device=device, quantized=quantized)
+    loaded = dress(Llama.from_pretrained(path, device=device, quantized=quantized))
     conversation = Conversation(loaded, tokenizer, template, system)
     print("Ctrl-C stops an answer, Ctrl-D ends the conversation, /new begins another.")
     talk(conversation, rng=np.random.default_rng(seed), **rules)

@@ -66,7 +66,8 @@ def add_arguments(parser):
     add("--device", default="cpu", help="cpu or cuda")
 
 
-def run(model, data, tokenizer, context, stride, max_tokens, device):
+def run(model, data, tokenizer, context, stride, max_tokens, device, dress):
+    """Print the scores of the model that `dress` makes of the loaded one."""
     from pathlib import Path
 
     from tqdm import tqdm
@@ -82,7 +83,7 @@ def run(model, data, tokenizer, context, stride, max_tokens, device):
         ids = ids[:max_tokens]
         text = tokenizer.decode(ids)
     begin = [tokenizer.bos] if tokenizer.bos is not None else []
-    model = Llama.from_pretrained(path, device=device)
+    model = dress(Llama.from_pretrained(path, device=device))
     context = min(1024, model.config.max_length) if context is None else context
     nll, count = perplexity(model, [*begin, *ids], context, stride, tqdm)
     score = Score(nll, count, len(text))
