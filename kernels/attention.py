@@ -14,7 +14,7 @@ Accuracy in float32: as the definition's, the sums over d and s being in another
 import numpy as np
 
 from . import cuda
-from .native import rows, run, runs, strides
+from .native import empty_rows, rows, run, runs, strides
 
 
 def supports(xp, q, k, v, mask=None, *, causal=False, scale=None):
@@ -60,7 +60,7 @@ def forward(xp, q, k, v, mask=None, *, causal=False, scale=None):
 def backward(xp, needs, g, residuals, q, k, v, mask=None, *, causal=False, scale=None):
     g, q, k, v = rows(g), rows(q), rows(k), rows(v)
     o, log_sum = residuals
-    gradients = [np.empty_like(a) for a in (q, k, v)]
+    gradients = [empty_rows(a) for a in (q, k, v)]
     read = [x for a in (g, q, k, v, o) for x in (a, strides(a))]
     written = [x for a in gradients for x in (a, strides(a))]
     run("attention_backward", *read, *bytes_of(mask, q, k), log_sum, *written, *sizes(q, k),

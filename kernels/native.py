@@ -203,6 +203,15 @@ def rows(a):
     return a if a.strides[-1] == a.itemsize else np.ascontiguousarray(a)
 
 
+def empty_rows(a):
+    """An empty array that lies as a does: heads split without a copy merge without one.
+
+    numpy lays out one like a broadcast array with its rows spread; then it is a plain one.
+    """
+    y = np.empty_like(a)
+    return y if y.strides[-1] == y.itemsize else np.empty(a.shape, a.dtype)
+
+
 def strides(a):
     """Entries from one batch, head and row of a (b, h, t, k) to the next, as a C array."""
     return _Three(*[s // a.itemsize for s in a.strides[:3]])

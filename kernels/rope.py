@@ -7,10 +7,8 @@ Bytes: x is read and y written once, whatever x's strides (heads are split witho
 Accuracy in float32: within 2 ulp of the greater of |a| and |b|.
 """
 
-import numpy as np
-
 from . import cuda
-from .native import contiguous, rows, run, runs, strides
+from .native import contiguous, empty_rows, rows, run, runs, strides
 
 
 def supports(xp, x, cos, sin):
@@ -41,8 +39,7 @@ def of_tables(g, x, half):
 
 def turned(x, cos, sin, sign):
     (x, (cos, sin)), (b, h, t, k) = (rows(x), contiguous(cos, sin)), x.shape
-    y = np.empty_like(x)  # as x lies: heads that were split without a copy merge without one
-    y = y if y.strides[-1] == y.itemsize else np.empty(x.shape, x.dtype)
+    y = empty_rows(x)
     run("rope_turn", x, strides(x), cos, sin, y, strides(y), b, h, t, k // 2, sign)
     return y
 

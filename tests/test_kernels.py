@@ -164,6 +164,24 @@ def test_value_and_gradient(case, data):
 
 @every_kernel
 @given(data=st.data())
+def test_inputs_that_repeat_one_row_without_a_copy(case, data):
+    arrays, options = data.draw(arguments(case, "float64"))
+    kernel, definition = pair(case.__name__)
+
+    def of_repeated(f):
+        def repeated(x):
+            wide = isinstance(x, tg.Tensor) and x.ndim > 1
+            return tg.broadcast_to(x[:1], x.shape) if wide else x  # steps of 0
+
+        return lambda *xs, **options: f(*map(repeated, xs), **options)
+
+    found = value_and_gradients(of_repeated(kernel), arrays, options, ramp)
+    expected = value_and_gradients(of_repeated(definition), arrays, options, ramp)
+    assert_close(found, expected, np.dtype("float64"))
+
+
+@every_kernel
+@given(data=st.data())
 def test_float32_against_float64(case, data):
     arrays, options = data.draw(arguments(case, "float32"))
     kernel, definition = pair(case.__name__)

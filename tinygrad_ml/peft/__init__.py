@@ -7,35 +7,37 @@
     peft.save(adapted, folder)
     adapted = peft.load(model, folder)
 
-A folder is that of Hugging Face's peft.
+A folder is that of Hugging Face's peft, where it has the method. docs/peft.md describes them all.
 """
 
 from .adapted import Adapted, attach
+from .adapter import Adapter
+from .bitfit import BitFit
 from .hub import load, save
+from .ia3 import IA3
+from .llama_adapter import LlamaAdapter
 from .lora import LoRA, lora_plus
 from .memory import estimate_memory
-from .method import Method, made
+from .method import Method
+from .names import METHODS, config
+from .p_tuning import PTuning
 from .prefix import PrefixTuning
-
-METHODS = {
-    "prefix": PrefixTuning,
-    "lora": LoRA,
-}
-
-
-def config(method, **given):
-    """The config of a method by its name, one of METHODS, with these fields."""
-    if method not in METHODS:
-        raise ValueError(f"method: got {method!r}, expected one of {', '.join(METHODS)}")
-    return made(METHODS[method], given)
-
+from .prompt import PromptTuning
+from .whole import NormTuning
 
 __all__ = [
+    "IA3",
     "METHODS",
     "Adapted",
+    "Adapter",
+    "BitFit",
+    "LlamaAdapter",
     "LoRA",
     "Method",
+    "NormTuning",
+    "PTuning",
     "PrefixTuning",
+    "PromptTuning",
     "attach",
     "config",
     "estimate_memory",

@@ -1,7 +1,6 @@
 """LoRA and its kin: a change of low rank to a frozen matrix."""
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 
 from .. import functional, nn
@@ -10,7 +9,6 @@ from ..tensor import Tensor
 from .method import (
     Method,
     Piece,
-    Whole,
     check_counts,
     check_probability,
     dense,
@@ -18,7 +16,8 @@ from .method import (
     place_of,
     widths,
 )  # fmt: skip
-from .places import at, bare, by_pattern, chosen, their_path
+from .places import MATRICES, at, bare, by_pattern, chosen, their_path
+from .whole import whole_pieces
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,7 @@ class LoRA(Method):
         excluded = (*self.excluded, *self.whole) if not isinstance(self.excluded, str) else ()
         found = chosen(model, self.targets, MATRICES, layers=self.layers, excluded=excluded)
         pieces = {path: self.piece(model, path, rng) for path in found}
-        if self.whole:
-            kinds = (*MATRICES, nn.RMSNorm)
-            pieces |= {
-                path: Whole(_copied(bare(at(model, path))))
-                for path in chosen(model, self.whole, kinds)
-            }
-        return pieces
+        return pieces | whole_pieces(model, self.whole)
 
     def piece(self, model, path, rng):
         rank = by_pattern(self.rank_pattern, their_path(path), self.rank)
@@ -74,22 +67,6 @@ class LoRA(Method):
         scale = alpha / (rank**0.5 if self.rslora else rank)
         kind = DoRALayer if self.dora else LoRALayer
         return kind(bare(at(model, path)), rank, scale, self.dropout, rng=rng, **place_of(model))
-
-
-MATRICES = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
-
-
-def _copied(part):
-    """The same layer with parameters of its own."""
-    if isinstance(part, nn.QuantizedLinear | nn.QuantizedEmbedding):
-        raise ValueError(
-            "whole: a quantised part cannot be trained; load it with quantized='dense'"
-        )
-    new = copy(part)
-    for name, x in vars(part).items():
-        if isinstance(x, Tensor):
-            setattr(new, name, Tensor.leaf(x.data.copy(), requires_grad=True))
-    return new
 
 
 class LoRALayer(Piece):

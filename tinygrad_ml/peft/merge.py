@@ -14,25 +14,27 @@ from .places import at
 def merged_part(part, active, dense=False):
     """A layer like this one with the adapters' changes in its weight (and bias).
 
-    Computed in float32 or wider and rounded once. Quantised weights: only as a dense layer.
+    Computed in float32 or wider and rounded once. Quantised weights change only as a
+    dense layer; a bias beside them is exact.
     """
     quantised = isinstance(part, nn.QuantizedLinear | nn.QuantizedEmbedding)
-    if quantised and not dense:
+    old = dense_weight(part)
+    weight = old.astype("float32") if old.dtype.itemsize < 4 else old
+    bias, changed = None if getattr(part, "bias", None) is None else part.bias.data, False
+    for _, piece, w in active:
+        more, shift = piece.merged(part, weight, bias)
+        if more is not None:
+            weight, changed = weight + w * more, True
+        if shift is not None:
+            bias = w * shift if bias is None else bias + w * shift
+    if quantised and changed and not dense:
         raise ValueError(
             "its weight is quantised, and the sum quantised again would not be exact; "
             "merge(dense=True) makes it dense"
         )
-    old = dense_weight(part)
-    weight = old.astype("float32") if old.dtype.itemsize < 4 else old
-    bias = None if getattr(part, "bias", None) is None else part.bias.data
-    for _, piece, w in active:
-        more, shift = piece.merged(part, weight, bias)
-        if more is not None:
-            weight = weight + w * more
-        if shift is not None:
-            bias = w * shift if bias is None else bias + w * shift
-    new = _dense_twin(part) if quantised else copy(part)
-    new.weight = Tensor.leaf(weight.astype(old.dtype, copy=False), requires_grad=False)
+    new = _dense_twin(part) if quantised and changed else copy(part)
+    if changed:
+        new.weight = Tensor.leaf(weight.astype(old.dtype, copy=False), requires_grad=False)
     if bias is not None:
         new.bias = Tensor.leaf(bias.astype(old.dtype, copy=False), requires_grad=False)
     return new

@@ -11,7 +11,10 @@ its `virtual` makes tokens that stand before the text. Most methods have one of 
 
 from dataclasses import fields
 
+import numpy as np
+
 from .. import nn
+from ..tensor import Tensor
 
 
 class Method:
@@ -48,18 +51,20 @@ class Piece(nn.Module):
         raise ValueError(f"{type(self).__name__} is no change of the weight")
 
 
-class Whole(Piece):
-    """A part trained whole, in place of the frozen one, from where that one stands."""
+class Virtual(nn.Module):
+    """Virtual tokens in a table of numbers, or what computes the table while it is trained."""
 
-    def __init__(self, part):
-        self.part = part
+    table = encoder = None
 
-    def change(self, base, x, y, *, rng=None, **options):
-        return self.part(x, rng=rng, **options) - y
+    def rows(self):
+        """(p, ...)"""
+        return self.table if self.encoder is None else self.encoder()
 
-    def merged(self, base, weight, bias):
-        own = getattr(self.part, "bias", None)
-        return self.part.weight.data - weight, None if own is None else own.data - bias
+    def drop_encoder(self):
+        """Keep what the encoder makes, and let go of the encoder."""
+        if self.encoder is not None:
+            self.table = Tensor.leaf(self.rows().data.copy(), requires_grad=True)
+            self.encoder = None
 
 
 def place_of(model):
@@ -84,6 +89,14 @@ def dense(part):
 
 
 # ------------------------------------------------------------------------------------ arguments
+
+
+def repeated(ids, length):
+    """The first `length` of the ids, which are repeated if they are fewer."""
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
+        raise ValueError(f"words: got {ids!r:.60}, expected ids of a text, at least one")
+    return np.resize(ids, length)
 
 
 def check_counts(config, *names, least=1):

@@ -10,6 +10,8 @@ from .. import nn
 from ..llama.formats.huggingface import our_name, their_name
 
 ALL_LINEAR = "all-linear"  # every Linear but the head
+LINEARS = (nn.Linear, nn.QuantizedLinear)
+MATRICES = (*LINEARS, nn.Embedding, nn.QuantizedEmbedding)
 _LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
 _BLOCKS = {"attention": "self_attn", "feed_forward": "mlp"}
 
@@ -30,11 +32,12 @@ class Wrapped(nn.Module):
         active = self.active()
         if len(active) == 1 and hasattr(active[0][1], "part") and _is_one(active[0][2]):
             return active[0][1].part(x, rng=rng, **options)
-        inner = x
-        for _, piece, w in active:
+        inputs, inner = [], x
+        for _, piece, w in reversed(active):  # the last one is the outermost
+            inputs.append(inner)
             inner = _added(inner, piece.change_input(self.base, inner, rng=rng), w)
         y = self.base(inner, rng=rng, **options)
-        for _, piece, w in active:
+        for (_, piece, w), x in zip(active, reversed(inputs), strict=True):
             y = _added(y, piece.change(self.base, x, y, rng=rng, **options), w)
         return y
 
@@ -102,7 +105,6 @@ def chosen(model, targets, kinds, *, layers=None, excluded=()):
 
     ValueError if there are none; it says what could have been chosen.
     """
-    linear = nn.Linear | nn.QuantizedLinear
     available = {
         theirs: ours
         for theirs, ours in paths(model).items()
@@ -114,7 +116,7 @@ def chosen(model, targets, kinds, *, layers=None, excluded=()):
         if not matches(theirs, excluded)
         and (layers is None or layer_of(theirs) in layers)
         and (
-            (theirs != "lm_head" and isinstance(bare(at(model, ours)), linear))
+            (theirs != "lm_head" and isinstance(bare(at(model, ours)), LINEARS))
             if targets == ALL_LINEAR
             else matches(theirs, targets)
         )

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from .. import nn, ops
 from ..autograd import no_grad
 from ..tensor import Tensor
-from .method import Method, check_counts, place_of
+from .method import Method, Virtual, check_counts, place_of, repeated
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class PrefixTuning(Method):
         return Prefix(config, self, start, rng=rng, **place_of(model))
 
 
-class Prefix(nn.Module):
+class Prefix(Virtual):
     """Keys and values for every layer, from one table      (p, 2 n g k)
 
     A row is key and value of layer 0, of layer 1, ...; keys are used as they are, not rotated.
@@ -58,27 +56,16 @@ class Prefix(nn.Module):
         if method.hidden is None:
             shape = (method.length, 2 * config.n_layers * width)
             self.table = nn.parameter(shape, rng=rng, init=init, **place)
-            self.encoder = None
             if start is not None:
                 self.table.assign_(start)
         else:
             self.encoder = PrefixEncoder(method, width, config.n_layers, start, rng=rng, **place)
-
-    def rows(self):
-        """(p, 2 n g k)"""
-        return self.table if self.encoder is None else self.encoder()
 
     def past(self):
         """For each layer (k, v), both (1, g, p, k)"""
         p, both, g, k = self._shape
         layers = self.rows().reshape(p, both, g, k).transpose(1, 2, 0, 3)  # (2 n, g, p, k)
         return [(layers[i : i + 1], layers[i + 1 : i + 2]) for i in range(0, both, 2)]
-
-    def drop_encoder(self):
-        """Keep what the encoder makes, and let go of the encoder."""
-        if self.encoder is not None:
-            self.table = Tensor.leaf(self.rows().data.copy(), requires_grad=True)
-            self.encoder = None
 
 
 class PrefixEncoder(nn.Module):
@@ -95,14 +82,6 @@ class PrefixEncoder(nn.Module):
     def forward(self):
         rows = self.outer(ops.tanh(self.inner(self.embedding)))
         return rows if self.start is None else rows + self.start
-
-
-def repeated(ids, length):
-    """The first `length` of the ids, which are repeated if they are fewer."""
-    ids = np.asarray(ids)
-    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
-        raise ValueError(f"words: got {ids!r:.60}, expected ids of a text, at least one")
-    return np.resize(ids, length)
 
 
 def read_words(model, ids):
