@@ -1,6 +1,8 @@
 """Adapters: the model starts as it was, gradients are right, and everything goes together."""
 
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -313,6 +315,18 @@ def test_over_a_quantised_base(tmp_path):
     np.testing.assert_allclose(a(TOKENS).data, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_biases_merge_over_quantised_weights(tmp_path):
+    base = model(config=LlamaConfig(40, 32, 2, 4, 64), dtype="float32")
+    w = base.layers[0].attention.wq.weight.data
+    blocks = quant.Blocks(quant.quantize_q8_0(w), "Q8_0")
+    base.layers[0].attention.wq = nn.QuantizedLinear(blocks)
+    a = moved(peft.attach(base, METHODS["bitfit"], rng=np.random.default_rng(0)))
+    expected = a(TOKENS).data
+    a.merge()
+    assert type(base.layers[0].attention.wq) is nn.QuantizedLinear
+    np.testing.assert_array_equal(a(TOKENS).data, expected)
+
+
 def test_frozen_weights_keep_no_activations():
     """The tape of an adapted model is smaller by what the frozen matrices' gradients would need."""
 
@@ -366,6 +380,20 @@ def test_an_adapter_of_another_base_says_which_sizes_differ(tmp_path):
         peft.load(base, tmp_path)
 
 
+def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parent.parent / "docs" / "peft.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)  # in one namespace, as its reader would
+    loss = float(re.search(r"loss ([\d.]+)", capsys.readouterr().out)[1])
+    assert loss < 5  # from ln 256 = 5.5 on, with a random head that stays
+    base = names["adapted"].use(None)(names["tokens"]).data
+    np.testing.assert_array_equal(names["logits"].data[1], base[0])
+    rows = re.findall(r"^\| `([\w-]+)` \| `(\w+)` \|", page, re.MULTILINE)
+    assert dict(rows) == {name: method.__name__ for name, method in peft.METHODS.items()}
+
+
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="rank: got 0"):
         peft.LoRA(rank=0)
@@ -375,5 +403,18 @@ def test_mistakes_are_named():
         peft.attach(model(), {}, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="method: got 'lore'"):
         peft.config("lore")
+    for kind, fields, words in (
+        (peft.Adapter, {"placement": "both"}, "placement: got 'both', expected one of houlsby"),
+        (peft.Adapter, {"activation": "step"}, "activation: got 'step'"),
+        (peft.PTuning, {"encoder": "gru"}, "encoder: got 'gru', expected one of mlp, lstm"),
+        (peft.PromptTuning, {"words": [1], "std": 0.1}, "words, std: give one of the two"),
+        (peft.LlamaAdapter, {"layers": 0}, "layers: got 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kind(**fields)
+    with pytest.raises(ValueError, match="layers: got 3, the model has 2"):
+        peft.attach(model(), peft.LlamaAdapter(layers=3), rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="Bottleneck is no change of the weight"):
+        adapted("houlsby").merge()
     with pytest.raises(ValueError, match="merge\\(\\) it first"):
         adapted("lora").save_pretrained("x")
