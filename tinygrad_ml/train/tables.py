@@ -21,6 +21,11 @@ class Table:
     category: str | None = None
 
 
+def read_tables(path):
+    """Tables of either data set's files, by their names' ends."""
+    return read_webnlg(path) if Path(path).suffix in (".jsonl", ".xml") else read_e2e(path)
+
+
 def read_e2e(path):
     """Tables of `slot : value | ...||text` lines, or of the cleaned .csv (columns mr and ref)."""
     path = Path(path)
