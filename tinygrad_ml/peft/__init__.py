@@ -13,6 +13,7 @@ A folder is that of Hugging Face's peft, where it has the method. docs/peft.md d
 from .adapted import Adapted, attach
 from .adapter import Adapter
 from .bitfit import BitFit
+from .delta import compress
 from .hub import load, save
 from .ia3 import IA3
 from .llama_adapter import LlamaAdapter
@@ -39,6 +40,7 @@ __all__ = [
     "PrefixTuning",
     "PromptTuning",
     "attach",
+    "compress",
     "config",
     "estimate_memory",
     "load",
