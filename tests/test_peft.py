@@ -389,7 +389,7 @@ def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     loss = float(re.search(r"loss ([\d.]+)", capsys.readouterr().out)[1])
     assert loss < 5  # from ln 256 = 5.5 on, with a random head that stays
     base = names["adapted"].use(None)(names["tokens"]).data
-    np.testing.assert_array_equal(names["logits"].data[1], base[0])
+    np.testing.assert_allclose(names["logits"].data[1], base[0], atol=1e-6)  # float32, masked
     rows = re.findall(r"^\| `([\w-]+)` \| `(\w+)` \|", page, re.MULTILINE)
     assert dict(rows) == {name: method.__name__ for name, method in peft.METHODS.items()}
 
@@ -414,7 +414,7 @@ def test_mistakes_are_named():
             kind(**fields)
     with pytest.raises(ValueError, match="layers: got 3, the model has 2"):
         peft.attach(model(), peft.LlamaAdapter(layers=3), rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="Bottleneck is no change of the weight"):
+    with pytest.raises(ValueError, match="mlp: Bottleneck is no change of a weight"):
         adapted("houlsby").merge()
     with pytest.raises(ValueError, match="merge\\(\\) it first"):
         adapted("lora").save_pretrained("x")

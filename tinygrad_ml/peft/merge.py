@@ -18,6 +18,9 @@ def merged_part(part, active, dense=False):
     dense layer; a bias beside them is exact.
     """
     quantised = isinstance(part, nn.QuantizedLinear | nn.QuantizedEmbedding)
+    if not quantised and not hasattr(part, "weight"):  # attention, feed-forward
+        kinds = ", ".join(type(piece).__name__ for _, piece, _ in active)
+        raise ValueError(f"{kinds} is no change of a weight")
     old = dense_weight(part)
     weight = old.astype("float32") if old.dtype.itemsize < 4 else old
     bias, changed = None if getattr(part, "bias", None) is None else part.bias.data, False
