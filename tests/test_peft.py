@@ -30,6 +30,7 @@ METHODS = {
     "houlsby": peft.Adapter(width=3),
     "pfeiffer": peft.Adapter(width=3, placement="pfeiffer", activation="gelu"),
     "parallel": peft.Adapter(width=3, placement="parallel", activation="silu", scale=4.0),
+    "compacter": peft.Compacter(width=4, parts=2, activation="tanh"),
     "llama adapter": peft.LlamaAdapter(length=3, layers=1),
     "prompt": peft.PromptTuning(length=3),
     "prompt of words": peft.PromptTuning(length=3, words=[5, 7]),
@@ -138,6 +139,22 @@ def test_each_change_is_its_formula():
     np.testing.assert_allclose(found, (wide * down) @ v.T, rtol=1e-10)
 
 
+def test_compacters_maps_are_sums_of_kronecker_products():
+    a = moved(adapted("compacter"))
+    tensors = {key: x.data for key, x in a.adapter_parameters().items()}
+    rule = tensors["model.layers.0.self_attn.down.rule.a"]
+    for layer, part in ((0, "self_attn"), (1, "mlp")):
+        path = f"model.layers.{layer}.{part}"
+        piece = a.model.layers[layer]
+        piece = (piece.attention if part == "self_attn" else piece.feed_forward).pieces["default"]
+        for field in ("down", "up"):
+            s, t = tensors[f"{path}.{field}.s"], tensors[f"{path}.{field}.t"]
+            w = sum(np.kron(rule[i], s[i] @ t[i]) for i in range(2))
+            x = np.random.default_rng(0).normal(size=(3, w.shape[1]))
+            found = getattr(piece, field)(tg.tensor(x)).data
+            np.testing.assert_allclose(found, x @ w.T + tensors[f"{path}.{field}.bias"], rtol=1e-9)
+
+
 def test_counts_are_the_formulas():
     d, kv, wide, v, layers = 16, 8, 24, 40, 2
     assert adapted("lora").count() == layers * 3 * ((d + d) + (d + kv))
@@ -157,6 +174,7 @@ def test_counts_of_the_other_methods():
     assert adapted("norms").count() == (2 * layers + 1) * d
     assert adapted("houlsby").count() == 2 * layers * (2 * 3 * d + 3 + d)
     assert adapted("pfeiffer").count() == adapted("parallel").count() == layers * (6 * d + 3 + d)
+    assert adapted("compacter").count() == 2**3 + 2 * layers * (2 * (4 + d) + 4 + d)
     assert adapted("llama adapter").count() == 3 * d + 1  # the last layer alone
     assert adapted("prompt").count() == 3 * d
     assert adapted("p-tuning").count() == 3 * d + (d * 5 + 5) + (5 * 5 + 5) + (5 * d + d)
@@ -412,6 +430,8 @@ def test_mistakes_are_named():
     ):
         with pytest.raises(ValueError, match=words):
             kind(**fields)
+    with pytest.raises(ValueError, match="parts: 4 does not divide the width 6 and the model's 16"):
+        peft.attach(model(), peft.Compacter(width=6), rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="layers: got 3, the model has 2"):
         peft.attach(model(), peft.LlamaAdapter(layers=3), rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="mlp: Bottleneck is no change of a weight"):

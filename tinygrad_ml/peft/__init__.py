@@ -13,6 +13,7 @@ A folder is that of Hugging Face's peft, where it has the method. docs/peft.md d
 from .adapted import Adapted, attach
 from .adapter import Adapter
 from .bitfit import BitFit
+from .compacter import Compacter
 from .delta import compress
 from .hub import load, save
 from .ia3 import IA3
@@ -32,6 +33,7 @@ __all__ = [
     "Adapted",
     "Adapter",
     "BitFit",
+    "Compacter",
     "LlamaAdapter",
     "LoRA",
     "Method",

@@ -161,7 +161,8 @@ def tensors(adapted, name):
         return {"prompt_embeddings": (rows, rows.shape)}
     found = adapted.adapter_parameters(name)
     if form is None:
-        return {key: (x, x.shape) for key, x in found.items()}
+        once = {id(x): (key, x) for key, x in reversed(found.items())}  # what is shared
+        return {key: (x, x.shape) for key, x in reversed(once.values())}
     return {_their_key(adapted, key, form): (x, _their_shape(config, key, x))
             for key, x in found.items()}  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from .adapter import Adapter
 from .bitfit import BitFit
+from .compacter import Compacter
 from .ia3 import IA3
 from .llama_adapter import LlamaAdapter
 from .lora import LoRA
@@ -17,6 +18,7 @@ METHODS = {
     "p-tuning": PTuning,
     "llama-adapter": LlamaAdapter,
     "adapter": Adapter,
+    "compacter": Compacter,
     "lora": LoRA,
     "ia3": IA3,
     "bitfit": BitFit,
