@@ -10,6 +10,7 @@ from test_cuda_kernels import cuda, numbers  # noqa: F401
 import tinygrad_ml as tg
 from tinygrad_ml import backend, optim
 from tinygrad_ml import functional as F
+from tinygrad_ml.train import Settings, Trainer
 
 device = pytest.mark.parametrize("cuda", ["simulated"], indirect=True)
 
@@ -121,3 +122,24 @@ def test_memory_is_reported(cuda):  # noqa: F811
     x = tg.zeros((1000, 1000), device="cuda")
     assert backend.memory("cuda").used - before.used == x.data.nbytes
     assert backend.memory("cuda").held >= backend.memory("cuda").used
+
+
+@device
+@pytest.mark.parametrize("changes", [
+    {"average": 0.9, "accumulate": 2},
+    {"documents": True, "recompute": True, "save_every": 2},
+])  # fmt: skip
+def test_training_on_the_device_is_training(cuda, tmp_path, changes):  # noqa: F811
+    (tmp_path / "text").write_text("the cat sat on the mat. " * 30)
+    given = {"data": str(tmp_path / "text"), "dim": 16, "layers": 1, "heads": 2, "context": 8,
+             "batch_size": 4, "steps": 3, "sample_tokens": 2}  # fmt: skip
+    there = Trainer(Settings(**given, **changes, device="cuda"), tmp_path / "cuda")
+    here = Trainer(Settings(**given, **changes), tmp_path / "cpu")
+    assert {p.device for p in there.model.parameters()} == {"cuda:0"}
+    assert there.train() == pytest.approx(here.train(), rel=1e-4)
+    for name, p in there.named.items():
+        np.testing.assert_allclose(p.to("cpu").numpy(), here.named[name].numpy(), atol=2e-4)
+    again = Trainer(there.settings, tmp_path / "cuda", resume=True)
+    assert again.step == 3
+    for name, p in there.named.items():
+        np.testing.assert_array_equal(again.named[name].to("cpu").numpy(), p.to("cpu").numpy())

@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 
 from .. import dtypes
-from ..backend import to_host
+from ..backend import to_device, to_host
 
 
 class Average:
@@ -42,7 +42,7 @@ class Average:
 
     def load_state_dict(self, arrays):
         for name, a in self.arrays.items():
-            a[...] = arrays[name]
+            a[...] = to_device(arrays[name], self.named[name].device)
 
 
 def _wide(p):

@@ -71,7 +71,7 @@ class Finetuner(Run):
     step says where in the data a run is.
     """
 
-    def __init__(self, settings, run, *, resume=False, log=print):
+    def __init__(self, settings, run, *, resume=False):
         s = settings
         path = resolve(s.model)
         self.tokenizer = load_tokenizer(s.tokenizer or path)
@@ -93,7 +93,7 @@ class Finetuner(Run):
             model = peft.attach(model, s.adapter(), rng=self.rng)
             named = dict(model.trained())
         steps = s.epochs * -(-len(self.rows) // s.batch_size)
-        super().__init__(s, Path(run), model, named, steps, log)
+        super().__init__(s, Path(run), model, named, steps)
         self.begin(resume)
 
     def _read(self, s, writer):

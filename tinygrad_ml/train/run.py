@@ -17,6 +17,7 @@ import numpy as np
 
 from .. import optim
 from ..autograd import detect_anomaly, no_grad
+from ..backend import namespace
 from ..io import replacing
 from . import checkpoint
 from .average import Average
@@ -26,16 +27,18 @@ from .precision import LossScale
 class Run:
     """What is trained, how far it is, and where that is kept. A kind of run says what it learns:
 
-    draw() -> batch                       {name: array}, one row for each text
-    loss(batch) -> (mean loss, weight)    weight: how many are averaged
+    draw() -> batch                       {name: array}, one row for each text; with "tokens"
+    loss(batch) -> mean loss              of the weight(batch) losses in it
     validation() -> batches
     places(batch) -> text                 which texts of the data these are, for messages
     export(folder)                        the model, for everybody else
+
+    It sets rng, then calls begin(). named: {name: Tensor} of what is trained, for `steps` steps.
     """
 
-    def __init__(self, settings, folder, model, named, steps, log=print):
+    def __init__(self, settings, folder, model, named, steps):
         s = self.settings = settings
-        self.folder, self.model, self.named, self.steps, self.log = folder, model, named, steps, log
+        self.folder, self.model, self.named, self.steps = folder, model, named, steps
         self.optimizer = optim.AdamW(
             named.items(),
             lr=s.lr,
@@ -110,7 +113,7 @@ class Run:
                 continue
             loss = self.loss(part)
             share = weight / total
-            loss.backward(np.asarray(self.scale.scale * share, loss.dtype))
+            loss.backward(namespace([loss.data]).asarray(self.scale.scale * share, loss.dtype))
             mean += share * loss.item()
         return mean
 

@@ -19,14 +19,14 @@ class Trainer(Run):
     Everything that can be wrong with the settings or the text is found before a file is written.
     """
 
-    def __init__(self, settings, run, *, resume=False, log=print):
+    def __init__(self, settings, run, *, resume=False):
         s, run = settings, Path(run)
         ids, self.tokenizer = _read(s, run if resume else None)
         self.train_ids, self.held_out_ids = data.split(ids, s.context, s.held_out)
         self.rng = np.random.default_rng(s.seed)
         config = s.config(self.tokenizer.vocab_size, self.tokenizer.eos)
         model = Llama(config, rng=self.rng, dtype=s.dtype, device=s.device)
-        super().__init__(s, run, model, dict(model.named_parameters()), s.steps, log)
+        super().__init__(s, run, model, dict(model.named_parameters()), s.steps)
         self.begin(resume)
 
     def draw(self):
