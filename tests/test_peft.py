@@ -311,21 +311,36 @@ def test_checkpointing_changes_nothing(name):
         np.testing.assert_array_equal(g.data, h.data)
 
 
-def test_over_a_quantised_base(tmp_path):
-    config = LlamaConfig(40, 32, 2, 4, 64)
-    base = model(config=config, dtype="float32")
+def quantised():
+    """A model whose Linears in the layers are blocks, as those of a GGUF file."""
+    base = model(config=LlamaConfig(40, 32, 2, 4, 64, n_kv_heads=2), dtype="float32")
     for layer in base.layers:
-        for name in ("wq", "wk", "wv", "wo"):
-            w = getattr(layer.attention, name).weight.data
-            blocks = quant.Blocks(quant.quantize_q8_0(w), "Q8_0")
-            setattr(layer.attention, name, nn.QuantizedLinear(blocks))
-    a = peft.attach(base, peft.LoRA(rank=2), rng=np.random.default_rng(0))
+        for part in (layer.attention, layer.feed_forward):
+            for name, linear in list(vars(part).items()):
+                if isinstance(linear, nn.Linear):
+                    blocks = quant.Blocks(quant.quantize_q8_0(linear.weight.data), "Q8_0")
+                    setattr(part, name, nn.QuantizedLinear(blocks))
+    return base
+
+
+@methods
+def test_over_a_quantised_base(name):
+    a = adapted(name, base=quantised())
     optimizer, first = optim.AdamW(a.trained(), lr=1e-2), a.loss(TOKENS, TARGETS).item()
-    for _ in range(5):
+    for _ in range(8):
         a.loss(TOKENS, TARGETS).backward()
         optimizer.step()
         optimizer.zero_grad()
     assert a.loss(TOKENS, TARGETS).item() < first
+    padded = np.concatenate([np.zeros((2, 2), int), TOKENS], axis=1)
+    mask = np.arange(8) >= [[2], [2]]
+    alone = [a.generate(TOKENS[i : i + 1], 4, num_beams=2)[0] for i in range(2)]
+    found = a.generate(padded, 4, mask=mask, num_beams=2)[:, 2:]
+    np.testing.assert_array_equal(found, alone)
+
+
+def test_merging_over_quantised_weights_is_refused_or_makes_them_dense():
+    a = moved(peft.attach(quantised(), peft.LoRA(rank=2), rng=np.random.default_rng(0)))
     expected = a(TOKENS).data
     with pytest.raises(ValueError, match="quantised again would not be exact"):
         a.merge()
@@ -333,15 +348,11 @@ def test_over_a_quantised_base(tmp_path):
     np.testing.assert_allclose(a(TOKENS).data, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_biases_merge_over_quantised_weights(tmp_path):
-    base = model(config=LlamaConfig(40, 32, 2, 4, 64), dtype="float32")
-    w = base.layers[0].attention.wq.weight.data
-    blocks = quant.Blocks(quant.quantize_q8_0(w), "Q8_0")
-    base.layers[0].attention.wq = nn.QuantizedLinear(blocks)
-    a = moved(peft.attach(base, METHODS["bitfit"], rng=np.random.default_rng(0)))
+def test_biases_merge_over_quantised_weights_as_they_are():
+    a = moved(peft.attach(quantised(), METHODS["bitfit"], rng=np.random.default_rng(0)))
     expected = a(TOKENS).data
     a.merge()
-    assert type(base.layers[0].attention.wq) is nn.QuantizedLinear
+    assert type(a.model.layers[0].attention.wq) is nn.QuantizedLinear
     np.testing.assert_array_equal(a(TOKENS).data, expected)
 
 
