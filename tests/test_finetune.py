@@ -244,6 +244,7 @@ def test_preferences_move_the_model_towards_the_chosen(settings, tmp_path):
         {"objective": "dpo", "accumulate": 2},
         {"method": "lora", "method_options": "dropout=0.1"},
         {"method": "prefix", "method_options": "length=4"},
+        {"method": "lora", "quantize": "q8_0"},
         {"dtype": "bfloat16"},
     ],
     ids=lambda changes: " ".join(map(str, changes.values())) or "full",
@@ -284,6 +285,8 @@ def test_settings_say_what_is_wrong(settings):
         ({"model": ""}, "--model"),
         ({"packed": True, "objective": "dpo"}, "packed"),
         ({"method": "lora", "method_options": "ranks=4"}, "ranks"),
+        ({"quantize": "nf4"}, "quantize"),
+        ({"method": "lora", "quantize": "q3"}, "'nf4' or 'q8_0'"),
     ]:
         with pytest.raises((ValueError, TypeError), match=message):
             settings(**changes)

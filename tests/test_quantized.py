@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_ml as tg
-from tinygrad_ml import kernels, nn, quant
+from tinygrad_ml import kernels, nn, peft, quant
+from tinygrad_ml.llama import Llama, LlamaConfig
 from tinygrad_ml.quant import FORMATS, Blocks, dequantize, quantized_matmul
+from tinygrad_ml.quantized import quantize
 
 compiled = pytest.mark.skipif(kernels.level() == "off", reason="the C kernels were not built")
 formats = pytest.mark.parametrize("format", FORMATS)
@@ -18,7 +20,9 @@ def random_blocks(rng, format, m, n):
     _, length, size = FORMATS[format]
     blocks = rng.integers(0, 256, (m, n // length, size), dtype=np.uint8)
     scales = rng.uniform(-1, 1, (m, n // length, 2)).astype("float16").view(np.uint8)
-    if format == "Q6_K":
+    if format == "NF4":
+        blocks[..., :4] = rng.uniform(0, 1, (m, n // length, 1)).astype("float32").view(np.uint8)
+    elif format == "Q6_K":
         blocks[..., 208:] = scales[..., :2]
     else:
         wide = 4 if format in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else 2
@@ -104,3 +108,49 @@ def test_layers_by_the_contract_s_names():
         linear(tg.ones((2, 31)))
     with pytest.raises(TypeError, match="blocks: got"):
         nn.QuantizedLinear(w)
+
+
+def test_nf4_s_numbers_are_quantiles_of_a_normal():
+    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
+    offset = 0.5 * ((1 - 1 / 32) + (1 - 1 / 30))  # 0.9677..., Dettmers et al. 2023, appendix E
+    above = stats.norm.ppf(np.linspace(offset, 0.5, 9)[:-1])
+    below = -stats.norm.ppf(np.linspace(offset, 0.5, 8)[:-1])
+    expected = np.sort([*above, 0.0, *below]) / above.max()
+    np.testing.assert_allclose(quant.NF4, expected, rtol=0, atol=2e-7)
+
+
+@given(seed=st.integers(0, 99), scale=st.sampled_from([1e-20, 1.0, 1e20]))
+def test_nf4_takes_the_nearest_of_its_numbers(seed, scale):
+    x = np.random.default_rng(seed).normal(size=(3, 128)) * scale
+    x[0, :64] = 0
+    found = Blocks(quant.quantize_nf4(x), "NF4").dense("float64")
+    d = np.abs(x.astype("float32")).reshape(3, 2, 64, 1).max(axis=2, keepdims=True)
+    every = (d * quant.NF4).astype("float64")  # (3, 2, 1, 16)
+    least = np.abs(every - x.reshape(3, 2, 64, 1)).min(axis=-1).reshape(3, 128)
+    assert (np.abs(found - x) <= least * (1 + 1e-5)).all()
+    assert (found[0, :64] == 0).all()
+    again = Blocks(quant.quantize_nf4(found), "NF4").dense("float64")
+    np.testing.assert_array_equal(again, found)
+
+
+def test_a_model_is_put_into_blocks_and_an_adapter_learns_on_it():
+    config = LlamaConfig(vocab_size=30, dim=64, n_layers=2, n_heads=4, hidden_dim=128)
+    model, ids = Llama(config, rng=np.random.default_rng(0)), np.arange(12).reshape(2, 6)
+    before = model(ids).numpy()
+    quantize(model, "NF4")
+    linears = [x for _, x in model.named_modules() if type(x) is nn.QuantizedLinear]
+    assert len(linears) == 14
+    off = np.linalg.norm(model(ids).numpy() - before) / np.linalg.norm(before)
+    assert 0.001 < off < 0.2  # 4 bits are 4 bits
+    adapted = peft.attach(model, peft.LoRA(targets="all-linear"), rng=np.random.default_rng(1))
+    optimizer = tg.optim.AdamW(adapted.trained(), lr=1e-2)
+    losses = []
+    for _ in range(20):
+        loss = adapted.loss(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    with pytest.raises(ValueError, match=r"multiple of 64"):
+        quantize(Llama(LlamaConfig(30, 32, 1, 4, 64), rng=np.random.default_rng(0)))

@@ -1,15 +1,16 @@
 """Block formats of quantised weights, as GGUF files hold them, and the product with such a weight.
 
-A row of a weight is cut into blocks of 32 or 256 numbers; a block holds small integers q and one
+A row of a weight is cut into blocks of 32 to 256 numbers; a block holds small integers q and one
 scale d (a half), or a scale and an offset m, so that a number is
 
     Q8_0  Q4_0  Q5_0     d (q - zero)
     Q4_1  Q5_1           d q + m
     Q4_K  Q5_K           d s q - m t         8 sub-blocks of 32 with 6-bit s and t
     Q6_K                 d s (q - 32)        16 sub-blocks of 16 with 8-bit s
+    NF4                  d c_q               64 numbers, d in float32, c the quantiles of a normal
 
 Blocks lie within a row, so rows can be picked and permuted without touching a block. The layouts
-are those of ggml's reference (ggml-quants.c).
+are those of ggml's reference (ggml-quants.c); NF4 is QLoRA's (Dettmers et al. 2023, appendix E).
 """
 
 from typing import NamedTuple
@@ -37,6 +38,7 @@ FORMATS = {
         Format("Q4_0", 32, 18), Format("Q4_1", 32, 20), Format("Q5_0", 32, 22),
         Format("Q5_1", 32, 24), Format("Q8_0", 32, 34), Format("Q4_K", 256, 144),
         Format("Q5_K", 256, 176), Format("Q6_K", 256, 210),
+        Format("NF4", 64, 36),
     )
 }  # fmt: skip
 
@@ -91,6 +93,30 @@ def quantize_q8_0(x):
     q = xp.rint(groups / xp.where(scale == 0, 1, scale)).astype("int8")
     parts = [scale.astype("float16").view("uint8"), q.view("uint8")]
     return xp.concatenate(parts, axis=-1).reshape(*x.shape[:-1], -1)
+
+
+def quantize_nf4(x):
+    """The nearest NF4 blocks: d = max |x| over 64 numbers      (..., n) -> (..., bytes)"""
+    xp = namespace([x])
+    if x.ndim < 1 or x.shape[-1] % 64:
+        raise ValueError(f"x: got shape {x.shape}, expected rows of a multiple of 64 numbers")
+    groups = x.astype("float32").reshape(*x.shape[:-1], -1, 64)
+    scale = xp.abs(groups).max(axis=-1, keepdims=True)
+    c = xp.asarray(NF4)
+    q = xp.searchsorted((c[1:] + c[:-1]) / 2, groups / xp.where(scale == 0, 1, scale))
+    q = q.astype("uint8").reshape(*groups.shape[:-1], 32, 2)
+    packed = q[..., 0] << 4 | q[..., 1]  # the first number is the high half, as in bitsandbytes
+    return xp.concatenate([scale.view("uint8"), packed], axis=-1).reshape(*x.shape[:-1], -1)
+
+
+QUANTIZE = {"Q8_0": quantize_q8_0, "NF4": quantize_nf4}
+
+# equally likely parts of a normal number, scaled to [-1, 1], with 0 among them
+NF4 = np.array(
+    [-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.091050036, 0.0,
+     0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0],
+    "float32",
+)  # fmt: skip
 
 
 @op
@@ -200,7 +226,13 @@ def _q6_k(xp, b):
     return q.reshape(-1, 16, 16) * scales
 
 
+def _nf4(xp, b):
+    q = xp.stack([b[:, 4:] >> 4, b[:, 4:] & 15], axis=-1).reshape(-1, 64)
+    return b[:, :4].copy().view("float32") * xp.asarray(NF4)[q]
+
+
 _DECODE = {
     "Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1, "Q8_0": _q8_0,
     "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k,
+    "NF4": _nf4,
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Models whose weights stay in quantised blocks: the layers of nn take the places of dense ones."""
 
 from .nn import Embedding, Linear, QuantizedEmbedding, QuantizedLinear
-from .quant import Blocks
+from .quant import QUANTIZE, Blocks
 
 
 def keep_quantized(model, arrays, dtype="float32"):
@@ -23,6 +23,25 @@ def keep_quantized(model, arrays, dtype="float32"):
             new = QuantizedLinear(blocks, old.bias) if linear else QuantizedEmbedding(blocks, dtype)
             _put(model, place, new)
     return taken
+
+
+def quantize(model, format="NF4"):
+    """Put the Linears of the model's layers into blocks of "NF4" or "Q8_0"; returns the model.
+
+    The head and the embedding stay as they are. ValueError, before anything is changed, for a
+    width that is no whole number of blocks.
+    """
+    if format not in QUANTIZE:
+        raise ValueError(f"format: got {format!r}, expected one of {', '.join(QUANTIZE)}")
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is Linear and name.startswith("layers.")
+    }
+    blocks = {n: Blocks(QUANTIZE[format](x.weight.data), format) for n, x in found.items()}
+    for name, module in found.items():
+        _put(model, name, QuantizedLinear(blocks[name], module.bias))
+    return model
 
 
 def _places(model, weight):

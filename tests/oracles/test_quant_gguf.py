@@ -8,7 +8,7 @@ from tinygrad_ml.quant import FORMATS, dequantize, quantize_q8_0
 gguf = pytest.importorskip("gguf")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "NF4"])  # ggml has none
 def test_every_format_decodes_to_the_same_numbers(name):
     form = FORMATS[name]
     kind = gguf.GGMLQuantizationType[name]

@@ -14,6 +14,8 @@ from .. import peft
 from ..autograd import no_grad
 from ..llama import Llama, load_tokenizer
 from ..llama.pull import resolve
+from ..quant import QUANTIZE
+from ..quantized import quantize
 from . import examples
 from .preference import answer_log_probabilities, preference_loss
 from .run import Run
@@ -30,6 +32,7 @@ class FinetuneSettings(Loop):
     objective: str = setting("sft", "sft: learn the answers; dpo: chosen against rejected ones")
     method: str = setting("full", "full, or " + ", ".join(peft.METHODS))
     method_options: str = setting("", 'of the adapter, such as "rank=16 alpha=32" (default: none)')
+    quantize: str = setting("", "nf4 or q8_0: hold the frozen weights so (default: as they come)")
     packed: bool = setting(False, "short examples share a row")
     context: int = setting(256, "longest example; what is longer is cut")
     epochs: int = setting(3, "times that every example is seen")
@@ -50,8 +53,12 @@ class FinetuneSettings(Loop):
         known = ("full", *peft.METHODS)
         expect(self, "method", self.method in known, f"one of {', '.join(known)}")
         expect(self, "packed", not (self.packed and self.objective == "dpo"), "False for dpo")
+        formats = ("", *map(str.lower, QUANTIZE))
+        expect(self, "quantize", self.quantize in formats, "'nf4' or 'q8_0'")
         if self.method != "full":
             self.adapter()
+        else:
+            expect(self, "quantize", not self.quantize, "none with --method full, which trains all")
 
     def adapter(self):
         """The config of the adapter."""
@@ -79,6 +86,8 @@ class Finetuner(Run):
         found = self._read(s, examples.Writer(path, self.tokenizer))
         kept = "dense" if s.method == "full" else "keep"
         model = Llama.from_pretrained(path, dtype=s.dtype, device=s.device, quantized=kept)
+        if s.quantize:
+            quantize(model, s.quantize.upper())
         expect(s, "context", s.context <= model.config.max_length,
                f"at most the model's {model.config.max_length}")  # fmt: skip
         if s.objective == "dpo":
