@@ -60,10 +60,14 @@ class Stop:
     bar: object
     separable: bool = False
 
-    def small(self, objective, theta, g):
-        """Whether the gradient g at theta is small enough."""
+    def small(self, objective, theta, g, stalled=False):
+        """Whether the gradient g at theta is small enough.
+
+        stalled: no step makes it smaller. Then it may be some times the estimate of what rounding
+        errors alone can make of it: that is an estimate, and the stall is the evidence.
+        """
         xp = objective.xp
-        allowed = objective.rounding(theta)
+        allowed = objective.rounding(theta) * (4 if stalled else 1)
         if self.tol is not None:
             allowed = xp.maximum(allowed, self.tol)
         return bool((xp.abs(g) <= allowed).all())
@@ -79,7 +83,7 @@ def _norm(objective, g):
 
 def _finish(objective, theta, g, iterations, converged, stop, stalled=False):
     norm = _norm(objective, g)
-    if converged:
+    if converged or (stalled and stop.small(objective, theta, g, stalled=True)):
         return Result(theta, iterations, norm)
     if stalled:
         return Result(theta, iterations, norm, "rounding errors allow no further descent")
