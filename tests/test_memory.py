@@ -5,10 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tinygrad_ml import kernels, optim
+from tinygrad_ml import kernels, optim, peft
 from tinygrad_ml.cli import main
 from tinygrad_ml.llama import Llama, LlamaConfig
-from tinygrad_ml.peft import estimate_memory
+from tinygrad_ml.peft import estimate_memory, memory
 from tinygrad_ml.peft.memory import count_parameters, named
 
 PUBLISHED = {  # of the weights as published
@@ -32,14 +32,26 @@ def test_published_parameter_counts(name):
     assert count_parameters(*named(name)) == PUBLISHED[name]
 
 
-def measured_peak(config, batch, length):
+SIZES = {"lora": {"rank": 8}, "adapter": {"width": 16}, "compacter": {"width": 16},
+         "llama-adapter": {"length": 20}, "p-tuning": {"hidden": 16}}  # fmt: skip
+
+
+def prepared(config, method="full", rng=None):
+    """A model as the method trains it, with the sizes that are estimated by default."""
+    model = Llama(config, rng=rng)
+    if method == "full":
+        return model
+    return peft.attach(model, peft.config(method, **SIZES.get(method, {})), rng=rng)
+
+
+def measured_peak(config, batch, length, method="full"):
     """The peak of a second step, when the optimiser's state is there."""
     rng = np.random.default_rng(0)
     ids = rng.integers(0, config.vocab_size, (batch, length + 1))
     tracemalloc.start()
     try:
-        model = Llama(config, rng=rng)
-        optimizer = optim.AdamW(model.parameters())
+        model = prepared(config, method, rng)
+        optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad])
         for _ in range(2):
             optimizer.zero_grad()
             tracemalloc.reset_peak()
@@ -64,6 +76,31 @@ def test_estimate_is_within_a_tenth_of_the_measured_peak(config, batch, length):
     estimate = estimate_memory(config, batch=batch, length=length).peak
     peak = measured_peak(config, batch, length)
     assert abs(estimate - peak) <= 0.1 * peak, (estimate, peak)
+
+
+ADAPTERS = [method for method in memory.METHODS if method != "full"]
+
+
+def test_every_adapter_is_estimated():
+    assert sorted(ADAPTERS) == sorted(peft.METHODS)
+
+
+@pytest.mark.skipif(kernels.level() == "off", reason="the formula is that of the C kernels")
+@pytest.mark.parametrize("method", ADAPTERS)
+@pytest.mark.parametrize(
+    ("config", "batch", "length"),
+    [
+        (LlamaConfig(512, 64, 5, 8, 172, n_kv_heads=4, tie_embeddings=True), 4, 128),
+        (LlamaConfig(256, 128, 4, 4, 352), 4, 64),
+        (LlamaConfig(4000, 64, 2, 4, 172), 2, 64),
+    ],
+)
+def test_estimate_of_adapters_is_within_a_tenth_of_the_measured_peak(method, config, batch, length):
+    estimate = estimate_memory(config, method, batch=batch, length=length)
+    trained = sum(p.size for p in prepared(config, method).parameters() if p.requires_grad)
+    assert {i.name: i.bytes for i in estimate}["gradients"] == 4 * trained
+    peak = measured_peak(config, batch, length, method)
+    assert abs(estimate.peak - peak) <= 0.1 * peak, (estimate, peak)
 
 
 def test_sixteen_bytes_a_parameter():

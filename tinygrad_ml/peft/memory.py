@@ -15,7 +15,10 @@ from pathlib import Path
 
 from ..llama import LlamaConfig, formats
 
-METHODS = ("full", "lora")
+METHODS = (
+    "full", "prefix", "prompt", "p-tuning", "llama-adapter", "adapter", "compacter", "lora", "ia3",
+    "bitfit", "norms",
+)  # fmt: skip
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -53,49 +56,58 @@ class Estimate(list):
 
 
 def estimate_memory(config, method="full", *, optimizer="adamw", dtype="float32", batch=1,
-                    length=512, rank=8, qkv_bias=False):  # fmt: skip
+                    length=512, rank=8, width=16, virtual=20, qkv_bias=False):  # fmt: skip
     """The bytes of a training step, item by item; .total is their sum, .peak what is there at once.
 
     config  a LlamaConfig, or a name of MODELS
-    method  "full", or "lora" (rank `rank` on the q and v maps)
+    method  "full", or an adapter at its default places, one of METHODS
+    rank    of "lora"
+    width   of "adapter" and "compacter", and of p-tuning's network
+    virtual of "prefix", "prompt", "p-tuning" and "llama-adapter": how many tokens
 
-    Held against measured peaks: method "full" in float32 with the C kernels, no checkpointing.
-    The terms for "lora" and for half types follow from the same formulas and are not measured.
+    Held against measured peaks: float32 with the C kernels, no checkpointing. The terms for half
+    types follow from the same formulas and are not measured.
     """
     if isinstance(config, str):
         config, qkv_bias = named(config)
     _check_choice("method", method, METHODS)
     _check_choice("dtype", dtype, BYTES)
     _check_choice("optimizer", optimizer, ("adamw", "sgd"))
-    for name, number in (("batch", batch), ("length", length), ("rank", rank)):
+    for name, number in (("batch", batch), ("length", length), ("rank", rank),
+                         ("width", width), ("virtual", virtual)):  # fmt: skip
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"{name}: got {number!r}, expected a whole number >= 1")
-    width, half = BYTES[dtype], dtype != "float32"
+    size, half = BYTES[dtype], dtype != "float32"
     weights = count_parameters(config, qkv_bias)
-    lora = count_lora(config, rank)
-    trained = weights if method == "full" else lora
-    held = weights + (lora if method == "lora" else 0)
+    trained, more, first = _adapter(config, method, rank, width, virtual)
+    trained = weights if method == "full" else trained
+    held = weights + (trained if method != "full" else 0)
+    tokens = batch * (length + (virtual if method in ("prompt", "p-tuning") else 0))
     slots = 2 if optimizer == "adamw" else 0
     estimate = Estimate([
-        Item("weights", width * held, f"{held:,} parameters x {width} bytes"),
-        Item("gradients", width * trained, f"{trained:,} trained x {width} bytes"),
+        Item("weights", size * held, f"{held:,} parameters x {size} bytes"),
+        Item("gradients", size * trained, f"{trained:,} trained x {size} bytes"),
         Item("master copies", 4 * trained * half, "trained x 4 bytes, of half types only"),
         Item("optimiser", 4 * slots * trained, f"trained x {slots} float32 numbers"),
-        *_activations(config, batch * length, width),
+        _activations(config, tokens, size, more, first),
+        _logits(config, batch * length),
     ])  # fmt: skip
-    estimate.overlap = _overlap(estimate, config, method, width)
+    if method == "prefix":
+        n = batch * virtual * 2 * config.n_kv_heads * config.head_dim * config.n_layers
+        estimate.append(Item("joined prefix", size * n, "b p 2 n g k: before every row's keys"))
+    estimate.overlap = _overlap(estimate, config, method, size)
     return estimate
 
 
-def _overlap(estimate, c, method, width):
+def _overlap(estimate, c, method, size):
     """The lesser of: gradients not yet there at first, activations no longer there at last.
 
     At first there is the head's gradient alone; at last one layer's activations.
     """
-    size = {item.name: item.bytes for item in estimate}
-    head = width * c.vocab_size * c.dim if method == "full" else 0
-    late = size["gradients"] - head
-    gone = size["activations"] * (c.n_layers - 1) // c.n_layers + size["logits"]
+    bytes_of = {item.name: item.bytes for item in estimate}
+    head = size * c.vocab_size * c.dim if method == "full" else 0
+    late = bytes_of["gradients"] - head
+    gone = bytes_of["activations"] * (c.n_layers - 1) // c.n_layers + bytes_of["logits"]
     return min(late, gone)
 
 
@@ -113,17 +125,47 @@ def count_lora(c, rank):
     return c.n_layers * rank * (2 * c.dim + (c.n_heads + c.n_kv_heads) * c.head_dim)
 
 
-def _activations(c, tokens, width):
-    """What the kernels keep for each token of each layer, and the logits."""
+def _adapter(c, method, rank, width, virtual):
+    """(trained, more, first): how many numbers are trained; how many more than a full fine-tuning's
+    are kept for a token of each layer; how many of them are not, in the first layer.
+
+    A frozen `down` needs no f inputs. Nothing before the first adapter needs a gradient.
+    """
+    n, d, f, p = c.n_layers, c.dim, c.hidden_dim, virtual
+    q, k = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+    before = 2 * d + 2 * q + 3 * k  # the norm, and attention before its output
+    network = 2 * d * width + width * width + 2 * width + d
+    bottleneck = 2 * (d + width) - f
+    return {
+        "full": (0, 0, 0),
+        "prefix": (2 * n * p * k, -f, 0),
+        "prompt": (p * d, -f, 0),
+        "p-tuning": (p * d + network, -f, 0),
+        "llama-adapter": (n * (p * d + 1), 3 * q + c.n_heads - f, before),
+        "adapter": (2 * n * (2 * width * d + width + d), bottleneck, before),
+        "compacter": (4**3 + 6 * n * (width + d), bottleneck, before),
+        "lora": (count_lora(c, rank), 2 * rank - f, 0),
+        "ia3": (n * (2 * k + f), 2 * k - d, 0),
+        "bitfit": (n * (2 * d + q + 2 * k + 2 * f), -2 * d - f, 0),
+        "norms": ((2 * n + 1) * d, -d - f, 0),
+    }[method]
+
+
+def _activations(c, tokens, size, more, first):
+    """What the kernels keep for each token of each layer."""
     inner, shared = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
     # x, its norm, wo's output, the sum, its norm; q twice (before RoPE and after), o; k twice, v
     kept = 5 * c.dim + 3 * inner + 3 * shared + 3 * c.hidden_dim + c.n_heads + 2
+    formula = "b t (n (5 d + 3 h k + 3 g k + 3 f + h + 2) + 2 d) numbers"
+    if more:
+        formula += f", {more:+} for each of b t n: adapters and what is frozen"
+    numbers = c.n_layers * (kept + more) - first + 2 * c.dim
+    return Item("activations", size * tokens * numbers, formula)
+
+
+def _logits(c, tokens):
     logits = 2 * tokens * min(c.vocab_size, max(1, (1 << 23) // tokens))
-    return [
-        Item("activations", width * tokens * (c.n_layers * kept + 2 * c.dim),
-             "b t (n (5 d + 3 h k + 3 g k + 3 f + h + 2) + 2 d) numbers"),
-        Item("logits", 4 * logits, "logits and their gradient, b t v each, in chunks of 2^23"),
-    ]  # fmt: skip
+    return Item("logits", 4 * logits, "logits and their gradient, b t v each, in chunks of 2^23")
 
 
 def _check_choice(name, got, known):
@@ -144,6 +186,8 @@ def add_arguments(parser):
     add("--batch", type=int, default=1, help="texts a step (default: 1)")
     add("--length", type=int, default=512, help="tokens a text (default: 512)")
     add("--rank", type=int, default=8, help="of lora (default: 8)")
+    add("--width", type=int, default=16, help="of adapters (default: 16)")
+    add("--virtual", type=int, default=20, help="virtual tokens of prefixes (default: 20)")
 
 
 def run(model, **settings):
