@@ -707,10 +707,11 @@ def matmul(xp, a, b):
     """
     if a.itemsize == 2 or b.itemsize == 2:
         return _half_matmul(xp, a, b)
-    if b.ndim == 2 and a.ndim > 1 and a.size * b.shape[1] >= _LARGE:
-        return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
-    if a.ndim > 2 and b.ndim == 2:  # one large product instead of many small ones
-        return xp.matmul(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
+    if b.ndim == 2 and a.ndim > 1:
+        if a.size * b.shape[1] >= _LARGE:
+            return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
+        if a.ndim > 2:  # one large product instead of many small ones
+            return xp.matmul(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
     return xp.matmul(a, b)
 
 
