@@ -1,5 +1,6 @@
 """Adapters: the model starts as it was, gradients are right, and everything goes together."""
 
+import json
 import re
 import tracemalloc
 from pathlib import Path
@@ -407,6 +408,25 @@ def test_an_adapter_of_another_base_says_which_sizes_differ(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(FormatError, match="no config of an adapter"):
         peft.load(base, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"lora_alpha": None}, "lacks lora_alpha"),
+        ({"init_lora_weights": "pissa"}, "its base is not the model as published"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication is .* not read here"),
+        ({"bias": "all"}, "bias is 'all', which is not read here"),
+        ({"r": "8"}, "adapter_config.json: rank: got '8'"),
+        ({"peft_type": "VERA"}, "peft_type is 'VERA', expected one of LORA"),
+    ],
+)
+def test_what_would_be_another_function_is_not_read(tmp_path, changed, words):
+    peft.save(adapted("lora"), tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(FormatError, match=words):
+        peft.load(model(), tmp_path)
 
 
 def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):

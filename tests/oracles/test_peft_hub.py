@@ -32,8 +32,15 @@ CASES = {
     "prompt": theirs.PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
     "p-tuning": theirs.PromptEncoderConfig(num_virtual_tokens=4, encoder_hidden_size=6,
                                            task_type="CAUSAL_LM"),
+    "prefix, projected": theirs.PrefixTuningConfig(
+        num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=6, task_type="CAUSAL_LM"
+    ),
+    "one layer": theirs.LoraConfig(r=2, lora_alpha=3, target_modules=["v_proj", "up_proj"],
+                                   layers_to_transform=1, modules_to_save=["lm_head"],
+                                   task_type="CAUSAL_LM"),
     "prefix": theirs.PrefixTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
 }  # fmt: skip
+NETWORKS = ("p-tuning", "prefix, projected")
 cases = pytest.mark.parametrize("name", CASES)
 
 
@@ -87,9 +94,9 @@ def test_ours_are_read_there(folder, name):
     np.testing.assert_allclose(found, logits(other), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "p-tuning"])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NETWORKS])
 def test_a_step_of_training_leaves_the_same_files(folder, name):
-    """So loss and gradients are equal. Of P-tuning files lack the network that is trained."""
+    """So loss and gradients are equal. Where a network is trained the files lack it."""
     other = theirs.get_peft_model(base(folder), CASES[name]).double()
     with torch.no_grad():
         for p in other.parameters():

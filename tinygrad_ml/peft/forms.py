@@ -38,11 +38,13 @@ class Form(NamedTuple):
     fields   {our field: its name there}
     tensors  {our tensor: its name there}
     fixed    what else stands in adapter_config.json
+    needed   what a file must say, because nothing can be taken for granted
     plain    the fields of a config that is read, whatever the file says
     """
 
     method: type[Method]
     fields: Mapping[str, str]
+    needed: tuple[str, ...]
     tensors: Mapping[str, str] = {}
     fixed: Mapping[str, object] = {}
     plain: Mapping[str, object] = {}
@@ -51,13 +53,14 @@ class Form(NamedTuple):
 _WHERE = {"targets": "target_modules", "layers": "layers_to_transform",
           "excluded": "exclude_modules", "whole": "modules_to_save"}  # fmt: skip
 _EMBEDDING = {"a": "lora_embedding_A", "b": "lora_embedding_B"}
-_PROMPT = {"length": "num_virtual_tokens"}
+_PROMPT, _LENGTH = {"length": "num_virtual_tokens"}, ("num_virtual_tokens",)
 FORMS = {
     "LORA": Form(
         LoRA,
         {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "rslora": "use_rslora",
          "dora": "use_dora", "rank_pattern": "rank_pattern", "alpha_pattern": "alpha_pattern",
          **_WHERE},
+        ("r", "lora_alpha", "target_modules"),
         {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"},
         {"bias": "none"},
     ),
@@ -65,18 +68,20 @@ FORMS = {
         IA3,
         {"inputs": "feedforward_modules", "targets": "target_modules",
          "excluded": "exclude_modules", "whole": "modules_to_save"},
+        ("target_modules",),
         {"scale": "ia3_l"},
     ),
-    "LN_TUNING": Form(NormTuning, {"targets": "target_modules"}, {}),
+    "LN_TUNING": Form(NormTuning, {"targets": "target_modules"}, ("target_modules",)),
     "ADAPTION_PROMPT": Form(
         LlamaAdapter,
         {"length": "adapter_len", "layers": "adapter_layers"},
+        ("adapter_len", "adapter_layers"),
         {"prompt": "adaption_prompt", "gate": "adaption_gate"},
         {"target_modules": "self_attn"},
     ),
-    "PREFIX_TUNING": Form(PrefixTuning, _PROMPT, fixed={"prefix_projection": False}),
-    "PROMPT_TUNING": Form(PromptTuning, _PROMPT, fixed={"prompt_tuning_init": "RANDOM"}),
-    "P_TUNING": Form(PTuning, _PROMPT, plain={"hidden": None}),
+    "PREFIX_TUNING": Form(PrefixTuning, _PROMPT, _LENGTH, fixed={"prefix_projection": False}),
+    "PROMPT_TUNING": Form(PromptTuning, _PROMPT, _LENGTH, fixed={"prompt_tuning_init": "RANDOM"}),
+    "P_TUNING": Form(PTuning, _PROMPT, _LENGTH, plain={"hidden": None}),
 }  # fmt: skip
 
 
@@ -132,15 +137,42 @@ def read(raw, file):
     if kind not in FORMS:
         raise FormatError(f"{file}: peft_type is {kind!r}, expected one of {', '.join(FORMS)}")
     form = FORMS[kind]
-    if raw.get("bias", "none") != "none":
-        raise FormatError(f"{file}: bias is {raw['bias']!r}, expected 'none'")
-    if raw.get("prefix_projection"):
-        raise FormatError(f"{file}: a prefix with its encoder; save it without one")
+    _check_read(raw, form, file)
     given = {ours: raw[theirs] for ours, theirs in form.fields.items()
              if raw.get(theirs) not in (None, [], {})}  # fmt: skip
+    if isinstance(given.get("layers"), int) and kind == "LORA":
+        given["layers"] = (given["layers"],)
     if kind == "IA3":  # that no input is scaled is not what we take for granted
         given["inputs"] = raw.get("feedforward_modules") or ()
-    return made(form.method, {**given, **form.plain})
+    try:
+        return made(form.method, {**given, **form.plain})
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{file}: {error}") from None
+
+
+def _check_read(raw, form, file):
+    """FormatError for what is missing, and for what would be another function than ours."""
+    lost = [name for name in form.needed if raw.get(name) in (None, [])]
+    if lost:
+        raise FormatError(f"{file}: lacks {', '.join(lost)}")
+    for name in OTHERWISE:
+        if raw.get(name) not in (None, False, [], {}, "none"):
+            raise FormatError(f"{file}: {name} is {raw[name]!r:.60}, which is not read here")
+    start = raw.get("init_lora_weights", True)
+    if isinstance(start, str) and start not in BASE_UNCHANGED:
+        raise FormatError(
+            f"{file}: init_lora_weights is {start!r}: its base is not the model as published; peft "
+            "saves it for that one with path_initial_model_for_weight_conversion"
+        )
+
+
+# fields of LORA that make it another function
+OTHERWISE = (
+    "bias", "fan_in_fan_out", "lora_bias", "layer_replication", "target_parameters", "use_qalora",
+    "trainable_token_indices", "alora_invocation_tokens", "use_bdlora", "arrow_config",
+    "kasa_config", "monteclora_config", "velora_config",
+)  # fmt: skip
+BASE_UNCHANGED = ("gaussian", "eva", "orthogonal")  # where A and B start, and no more
 
 
 def _plain(value):
