@@ -75,6 +75,7 @@ NOT_DIFFERENTIABLE = {  # public all the same, and why there is nothing to check
     "linalg.matrix_rank": "its result is an integer",
     "quant.dequantize": "from bytes, of which there is no derivative",
     "quant.quantize_q8_0": "its result is bytes",
+    "quant.quantize_nf4": "its result is bytes",
     **{f"arrays.{name}": "a question: its result is a plain array" for name in (
         "all", "allclose", "any", "argmax", "argmin", "argsort", "array_equal", "count_nonzero",
         "equal", "greater", "greater_equal", "isclose", "isfinite", "isinf", "isnan", "less",
