@@ -225,6 +225,23 @@ def test_an_adapter_learns_with_the_base_untouched_and_is_loaded_from_its_folder
     np.testing.assert_array_equal(again(tokens).numpy(), third.model(tokens).numpy())
 
 
+@pytest.mark.parametrize("method", tg.peft.METHODS)
+def test_every_adapter_is_trained_stopped_resumed_and_loaded(settings, base, tmp_path, method):
+    made = settings(method=method, epochs=2, save_every=5, lr=1e-2)
+    whole = Finetuner(made, tmp_path / "run")
+    first = whole.evaluate()
+    whole.train()
+    assert whole.evaluate() < first
+    (tmp_path / "run" / "state" / "latest").write_text("step-5")
+    resumed = Finetuner(made, tmp_path / "run", resume=True)
+    resumed.train()
+    tokens = np.array([[*b"red? "]])
+    expected = whole.model(tokens).numpy()
+    np.testing.assert_array_equal(resumed.model(tokens).numpy(), expected)
+    loaded = tg.peft.load(Llama.from_pretrained(base), tmp_path / "run")
+    np.testing.assert_array_equal(loaded(tokens).numpy(), expected)
+
+
 def test_preferences_move_the_model_towards_the_chosen(settings, tmp_path):
     tuner = Finetuner(settings(objective="dpo", epochs=4, lr=1e-3), tmp_path / "run")
     with tg.no_grad():
