@@ -36,7 +36,8 @@ def supports(xp, updates, *, betas, eps):
 def forward(xp, updates, *, betas, eps):
     b1, b2 = map(float, betas)
     parameters = (Parameter * len(updates))(*[row(u, b1, b2) for u in updates])
-    call("adamw_step", updates[0].w.dtype, parameters, len(updates), b1, b2, float(eps))
+    numbers = (b1, 1 - b1, b2, 1 - b2, float(eps))
+    call("adamw_step", updates[0].w.dtype, parameters, len(updates), *numbers)
 
 
 def row(u, b1, b2):

@@ -368,3 +368,20 @@ def test_the_schedule_scales_every_groups_rate():
         optimizer.step()
     assert p.tolist() == [-2.0 - 1.0 - 0.5]
     assert optimizer.rates() == [0.25]
+
+
+@pytest.mark.parametrize("use", [True, False])
+def test_adamw_keeps_float32_s_digits_of_its_decays(use):
+    rng = np.random.default_rng(0)
+    w, g = (rng.normal(size=1000).astype("float32") for _ in range(2))
+    p = tg.tensor(w, requires_grad=True)
+    p.grad = tg.tensor(g)
+    optimizer = optim.AdamW([("w", p)], lr=1e-3, betas=(0.9, 0.999))
+    with tg.use_kernels(use):
+        optimizer.step()
+    for slot, expected in (
+        ("m", (1 - 0.9) * g.astype(float)),
+        ("v", (1 - 0.999) * g.astype(float) ** 2),
+    ):
+        # 1 - b of a rounded b would be off by 1e-5; 4 roundings are allowed
+        np.testing.assert_allclose(optimizer.state["w"][slot], expected, rtol=4 * 1.2e-7)
