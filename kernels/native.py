@@ -189,7 +189,7 @@ def address(a, pointer=ctypes.c_void_p.from_address, header=object.__basicsize__
 
 if address(_probe := np.zeros(2)[1:]) != _probe.ctypes.data:  # another Python, or numpy
 
-    def address(a):
+    def address(a):  # type: ignore[misc]
         return a.ctypes.data
 
 

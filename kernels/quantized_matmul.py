@@ -28,7 +28,8 @@ def supports(xp, x, blocks, *, format):
 
 
 def forward(xp, x, blocks, *, format):
-    x, n, m = *contiguous(x), x.shape[-1], len(blocks)
+    (x,) = contiguous(x)
+    n, m = x.shape[-1], len(blocks)
     few = x.size // n
     y = np.empty((*x.shape[:-1], m), x.dtype)
     call("quantized_matmul", x.dtype, x, blocks, y, few, m, n, dequantize.ORDER.index(format))
