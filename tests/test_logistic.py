@@ -172,6 +172,15 @@ def test_smooth_solvers_end_at_one_minimum(solver, penalty, classes):
     all_close(model.decision_function(X), exact.decision_function(X), 1e-8)
 
 
+@pytest.mark.parametrize("penalty", [None, "l2"])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_line_search_that_sees_only_rounding_is_not_the_end(seed, penalty):
+    for classes in (2, 3):  # f cannot tell two points apart here; the gradient can
+        X, y = blobs(classes=classes, seed=seed)
+        X = X * [1, 100, 0.01, 1] + [0, 500, 3, 0]
+        assert LogisticRegression(penalty, solver="newton-cg").fit(X, y).converged_
+
+
 @pytest.mark.parametrize("penalty", ["l1", "elasticnet"])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_l1_solvers_end_at_one_minimum_with_exact_zeros(penalty, classes):
