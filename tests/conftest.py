@@ -4,7 +4,9 @@ TINYGRAD_ML_PROFILE (or --hypothesis-profile) chooses the examples: `ci` draws t
 every run, `quick` fewer, `thorough` many new ones and the slow tests too.
 """
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,30 @@ def _has_gpu():
     except Exception:
         return False
     return True
+
+
+@pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.gpu)])
+def cuda(request):
+    """The device "cuda": the stand-in over the simulator, or what is there."""
+    if request.param == "real":
+        yield contextlib.nullcontext
+        return
+    import cuda_sim
+
+    if cuda_sim.available() is not None:
+        pytest.skip(cuda_sim.available())
+    from cuda_sim import standin
+
+    before = {name: sys.modules.get(name) for name in standin.MODULES}
+    standin.install()
+
+    @contextlib.contextmanager
+    def in_every_order():
+        launches = standin.Count.launches
+        with cuda_sim.orders(*cuda_sim.ORDERS):
+            yield
+        assert standin.Count.launches > launches, "no kernel ran"
+
+    yield in_every_order
+    for name, module in before.items():
+        sys.modules.pop(name) if module is None else sys.modules.update({name: module})

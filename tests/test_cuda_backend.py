@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from test_cuda_kernels import cuda, numbers  # noqa: F401
+from test_cuda_kernels import numbers
 
 import tinygrad_ml as tg
 from tinygrad_ml import backend, optim
@@ -45,7 +45,7 @@ def test_without_cupy_the_error_says_how_to_get_it(monkeypatch):
 
 
 @device
-def test_moving_keeps_the_bits(cuda):  # noqa: F811
+def test_moving_keeps_the_bits(cuda):
     for dtype in ("float32", "float64", "float16", "int64", "bool"):
         x = (numbers(3, 4) * 3).astype(dtype)
         there = tg.tensor(x, device="cuda")
@@ -54,7 +54,7 @@ def test_moving_keeps_the_bits(cuda):  # noqa: F811
 
 
 @device
-def test_gradients_travel_between_devices(cuda):  # noqa: F811
+def test_gradients_travel_between_devices(cuda):
     x = tg.tensor([1.0, 2.0], requires_grad=True)
     (x.to("cuda") * 3).sum().backward()
     assert x.grad.device == "cpu"
@@ -62,13 +62,13 @@ def test_gradients_travel_between_devices(cuda):  # noqa: F811
 
 
 @device
-def test_two_devices_in_one_operation_are_both_named(cuda):  # noqa: F811
+def test_two_devices_in_one_operation_are_both_named(cuda):
     with pytest.raises(tg.DeviceError, match=r"cuda:0 and cpu; move one with \.to"):
         tg.tensor([1.0], device="cuda") + tg.tensor([1.0])
 
 
 @device
-def test_there_is_one_gpu(cuda):  # noqa: F811
+def test_there_is_one_gpu(cuda):
     with pytest.raises(tg.DeviceError, match="this machine has 1 GPU"):
         tg.tensor([1.0], device="cuda:1")
 
@@ -77,7 +77,7 @@ def test_there_is_one_gpu(cuda):  # noqa: F811
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("a, b", [((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (3, 4, 5)),
                                   ((4,), (4, 5)), ((2, 3, 4), (4,)), ((3, 0), (0, 2))])  # fmt: skip
-def test_products_of_halves_of_all_ranks(cuda, a, b, dtype):  # noqa: F811
+def test_products_of_halves_of_all_ranks(cuda, a, b, dtype):
     x, y = (tg.tensor(numbers(*s), device="cuda").astype(dtype) for s in (a, b))
     found = x @ y
     wide = x.astype("float64").numpy() @ y.astype("float64").numpy()
@@ -87,14 +87,14 @@ def test_products_of_halves_of_all_ranks(cuda, a, b, dtype):  # noqa: F811
 
 
 @device
-def test_sums_in_a_product_of_halves_are_float32(cuda):  # noqa: F811
+def test_sums_in_a_product_of_halves_are_float32(cuda):
     x = tg.ones((1, 4096), dtype="float16", device="cuda") * 0.1
     found = (x @ tg.ones((4096, 1), dtype="float16", device="cuda")).astype("float32").item()
     assert abs(found - 4096 * float(np.float16(0.1))) < 0.2  # half of float16's step at 409
 
 
 @device
-def test_a_training_step_waits_for_nothing(cuda):  # noqa: F811
+def test_a_training_step_waits_for_nothing(cuda):
     from cuda_sim.standin import Count, allow_synchronize
 
     table, gain, head = (
@@ -117,7 +117,7 @@ def test_a_training_step_waits_for_nothing(cuda):  # noqa: F811
 
 
 @device
-def test_memory_is_reported(cuda):  # noqa: F811
+def test_memory_is_reported(cuda):
     before = backend.memory("cuda")
     x = tg.zeros((1000, 1000), device="cuda")
     assert backend.memory("cuda").used - before.used == x.data.nbytes
@@ -126,10 +126,10 @@ def test_memory_is_reported(cuda):  # noqa: F811
 
 @device
 @pytest.mark.parametrize("changes", [
-    {"average": 0.9, "accumulate": 2},
+    {"ema": 0.9, "accumulate": 2},
     {"documents": True, "recompute": True, "save_every": 2},
 ])  # fmt: skip
-def test_training_on_the_device_is_training(cuda, tmp_path, changes):  # noqa: F811
+def test_training_on_the_device_is_training(cuda, tmp_path, changes):
     (tmp_path / "text").write_text("the cat sat on the mat. " * 30)
     given = {"data": str(tmp_path / "text"), "dim": 16, "layers": 1, "heads": 2, "context": 8,
              "batch_size": 4, "steps": 3, "sample_tokens": 2}  # fmt: skip

@@ -10,7 +10,7 @@ import shutil
 import pytest
 import test_cuda_kernels as correct
 from cuda_sim import KernelError
-from test_cuda_kernels import cuda, simulated  # noqa: F401
+from test_cuda_kernels import simulated
 
 from tinygrad_ml import kernels
 
@@ -137,7 +137,7 @@ def sampled():
 @simulated
 @pytest.mark.parametrize("file, old, new, case, said", list(sampled()))
 @pytest.mark.parametrize("cuda", ["simulated"], indirect=True)
-def test_a_planted_bug_is_seen(cuda, tmp_path, monkeypatch, file, old, new, case, said):  # noqa: F811
+def test_a_planted_bug_is_seen(cuda, tmp_path, monkeypatch, file, old, new, case, said):
     text = (kernels.cuda.FOLDER / file).read_text()
     assert old in text
     for path in [*kernels.cuda.FOLDER.glob("*.cu"), *kernels.cuda.FOLDER.glob("*.cuh")]:

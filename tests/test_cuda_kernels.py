@@ -3,9 +3,6 @@
 On the simulator of CUDA, in several orders of threads; with `pytest -m gpu`, the same on a GPU.
 """
 
-import contextlib
-import sys
-
 import cuda_sim
 import ml_dtypes
 import numpy as np
@@ -15,7 +12,6 @@ import tinygrad_ml as tg
 from tinygrad_ml import functional as F
 from tinygrad_ml import kernels, optim, quant
 
-ORDERS = (0, 1, 5)  # threads upwards, downwards and shuffled: the same bits
 # of the largest entry: a rounding at the end for halves, some 8 in sums of 40 for the others
 TOLERANCE = {"float32": 1e-6, "float64": 2e-15, "float16": 1e-3, "bfloat16": 8e-3}
 DTYPES = ["float32", "bfloat16", *(pytest.param(d, marks=pytest.mark.thorough)
@@ -23,31 +19,6 @@ DTYPES = ["float32", "bfloat16", *(pytest.param(d, marks=pytest.mark.thorough)
 
 
 simulated = pytest.mark.skipif(cuda_sim.available() is not None, reason=str(cuda_sim.available()))
-
-
-@pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.gpu)])
-def cuda(request):
-    """The device "cuda": the stand-in over the simulator, or what is there."""
-    if request.param == "real":
-        yield contextlib.nullcontext
-        return
-    if cuda_sim.available() is not None:
-        pytest.skip(cuda_sim.available())
-    from cuda_sim import standin
-
-    before = {name: sys.modules.get(name) for name in standin.MODULES}
-    standin.install()
-
-    @contextlib.contextmanager
-    def in_every_order():
-        launches = standin.Count.launches
-        with cuda_sim.orders(*ORDERS):
-            yield
-        assert standin.Count.launches > launches, "no kernel ran"
-
-    yield in_every_order
-    for name, module in before.items():
-        sys.modules.pop(name) if module is None else sys.modules.update({name: module})
 
 
 def numbers(*shape, seed=0):
@@ -217,7 +188,7 @@ def som(name, grid, *args):
         options=kernels.cuda.OPTIONS,
         name_expressions=[name],
     )
-    with cuda_sim.orders(*ORDERS):
+    with cuda_sim.orders(*cuda_sim.ORDERS):
         module.get_function(name)((grid,), (32,), args)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_cuda_kernels import cuda, numbers  # noqa: F401
+from test_cuda_kernels import numbers
 
 from tinygrad_ml import backend, optim
 from tinygrad_ml.estimators import SOM, LogisticRegression
@@ -18,7 +18,7 @@ def llama(where, dtype="float32"):
 
 
 @device
-def test_training_a_llama(cuda):  # noqa: F811
+def test_training_a_llama(cuda):
     """Three steps: the losses of the CPU, to the rounding of a step's sums."""
     losses = []
     for where in ("cuda", "cpu"):
@@ -37,20 +37,20 @@ def test_training_a_llama(cuda):  # noqa: F811
 
 @device
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_llama_in_half_precision(cuda, dtype):  # noqa: F811
+def test_a_llama_in_half_precision(cuda, dtype):
     losses = [llama(where, dtype).loss(TOKENS[:, :-1], TOKENS[:, 1:]).item()
               for where in ("cuda", "cpu")]  # fmt: skip
     np.testing.assert_allclose(*losses, rtol=2e-2 if dtype == "bfloat16" else 3e-3)
 
 
 @device
-def test_generating_token_by_token(cuda):  # noqa: F811
+def test_generating_token_by_token(cuda):
     made = [np.asarray(llama(where).generate(TOKENS[:, :3], 6)) for where in ("cuda", "cpu")]
     np.testing.assert_array_equal(*made)
 
 
 @device
-def test_moving_a_model_keeps_its_bits(cuda):  # noqa: F811
+def test_moving_a_model_keeps_its_bits(cuda):
     model = llama("cpu")
     before = {name: np.array(a) for name, a in model.state_dict().items()}
     there = model.to("cuda")
@@ -60,7 +60,7 @@ def test_moving_a_model_keeps_its_bits(cuda):  # noqa: F811
 
 
 @device
-def test_logistic_regression(cuda):  # noqa: F811
+def test_logistic_regression(cuda):
     x, y = numbers(60, 4), (numbers(60) > 0).astype(int)
     here = LogisticRegression().fit(x, y)
     there = LogisticRegression().fit(*(backend.to_device(a, "cuda") for a in (x, y)))
@@ -69,7 +69,7 @@ def test_logistic_regression(cuda):  # noqa: F811
 
 
 @device
-def test_self_organising_map(cuda):  # noqa: F811
+def test_self_organising_map(cuda):
     x = numbers(50, 3)
     here = SOM((4, 3), random_state=0).fit(x)
     there = SOM((4, 3), random_state=0).fit(backend.to_device(x, "cuda"))

@@ -8,7 +8,6 @@ import zlib
 
 import numpy as np
 import pytest
-from test_cuda_kernels import cuda  # noqa: F401
 
 import tinygrad_ml as tg
 from tinygrad_ml import backend
@@ -57,7 +56,7 @@ def differentiated(spec, case, device):
 
 @pytest.mark.parametrize("cuda", ["simulated"], indirect=True)
 @pytest.mark.parametrize("name", sorted(registry.registry().keys() - ELSEWHERE))
-def test_a_function_on_cuda(cuda, name):  # noqa: F811
+def test_a_function_on_cuda(cuda, name):
     spec, start = registry.find(name), zlib.crc32(name.encode()) % 10**6
     for seed in range(start, start + EXAMPLES):
         case = registry.sample(spec, Draw(seed))

@@ -5,6 +5,7 @@ import pytest
 
 from tinygrad_ml import peft
 from tinygrad_ml.llama import Llama, LlamaConfig
+from tinygrad_ml.llama.formats.huggingface import their_name
 
 CONFIG = LlamaConfig(vocab_size=30, dim=24, n_layers=2, n_heads=4, hidden_dim=40, n_kv_heads=2)
 TOKENS = np.random.default_rng(9).integers(0, 30, (2, 7))
@@ -43,7 +44,7 @@ def test_the_error_is_what_is_left_and_no_other_of_that_rank_has_less(rank):
     merged = adapted.merge(keep=False).model.state_dict()
     start, rng = model().state_dict(), np.random.default_rng(2)
     for name, change in changes.items():
-        (path,) = [p for p in left if p.split(".")[2] == name.split(".")[1] and _same(p, name)]
+        path = their_name(name).removesuffix(".weight")
         low = merged[name] - start[name]
         error = np.linalg.norm(change - low)
         assert np.linalg.matrix_rank(low, tol=1e-9) == rank
@@ -55,18 +56,19 @@ def test_the_error_is_what_is_left_and_no_other_of_that_rank_has_less(rank):
             assert np.linalg.norm(change - near) > error
 
 
-THEIRS = {"wq": "q_proj", "wk": "k_proj", "wv": "v_proj", "wo": "o_proj", "gate": "gate_proj",
-          "up": "up_proj", "down": "down_proj"}  # fmt: skip
-
-
-def _same(path, name):
-    return path.rpartition(".")[2] == THEIRS[name.split(".")[-2]]
-
-
 def test_a_rank_beyond_the_matrix_is_the_matrix():
     tuned, _ = changed(rank=2)
     adapted, left = peft.compress(model(), tuned, rank=30)
     assert max(x.error for x in left.values()) < 1e-12
+    np.testing.assert_allclose(adapted(TOKENS).numpy(), tuned(TOKENS).numpy(), rtol=1e-9)
+
+
+def test_an_embedding_and_the_head_are_compressed_too():
+    tuned, rng = model(), np.random.default_rng(5)
+    for p in (tuned.embedding.weight, tuned.head.weight):
+        p.assign_(p.numpy() + rng.normal(size=(30, 2)) @ rng.normal(size=(2, 24)))
+    adapted, left = peft.compress(model(), tuned, rank=2, targets=["embed_tokens", "lm_head"])
+    assert max(x.share for x in left.values()) < 1e-12
     np.testing.assert_allclose(adapted(TOKENS).numpy(), tuned(TOKENS).numpy(), rtol=1e-9)
 
 

@@ -83,14 +83,14 @@ def test_of_a_conversation_the_assistants_turns_are_learnt(tmp_path):
         *(start, *b"user\nhi", end, *b"\n", start, *b"assistant\nho", end, *b"\n"),
         *(start, *b"user\n<|im_end|>", end, *b"\n", start, *b"assistant\nhey", end),
     ]
-    assert example.ids[example.learnt].tolist() == [*b"ho", end, *b"hey", end]
+    assert example.ids[example.loss_mask].tolist() == [*b"ho", end, *b"hey", end]
 
 
 def test_a_preference_counts_neither_header_nor_end(tmp_path):
     line = {"prompt": [{"role": "user", "content": "?"}], "chosen": "yes", "rejected": "no"}
     chosen, rejected = examples.Writer(tmp_path, Talking()).preference(line)
-    assert chosen.ids[chosen.learnt].tolist() == [*b"yes"]
-    assert rejected.ids[rejected.learnt].tolist() == [*b"no"]
+    assert chosen.ids[chosen.loss_mask].tolist() == [*b"yes"]
+    assert rejected.ids[rejected.loss_mask].tolist() == [*b"no"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_packed_rows_give_each_example_what_it_has_alone(base):
         found.append(examples.Example(rng.integers(0, 256, n), learnt))
     packed = examples.pack(found, 16)
     assert len(packed["tokens"]) < len(found)
-    assert (packed["targets"] != -100).sum() == sum(x.learnt[1:].sum() for x in found)
+    assert (packed["targets"] != -100).sum() == sum(x.loss_mask[1:].sum() for x in found)
     joined = model.loss(
         packed["tokens"], packed["targets"], segments=packed["segments"], reduction="sum"
     )
@@ -176,12 +176,12 @@ def test_the_preference_loss_is_the_formula_on_the_models_own_probabilities(base
         logits = model(example.ids[None, :-1]).numpy()[0]
         every = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         picked = every[np.arange(len(logits)), example.ids[1:]]
-        return picked[example.learnt[1:]].sum()
+        return picked[example.loss_mask[1:]].sum()
 
     expected = 0.0
     for (chosen, rejected), (rc, rr) in zip(pairs, references, strict=True):
         margin = (log_p(chosen) - rc) - (log_p(rejected) - rr)
-        nll = -log_p(chosen) / chosen.learnt.sum()
+        nll = -log_p(chosen) / chosen.loss_mask.sum()
         expected += (math.log1p(math.exp(-0.2 * margin)) + 0.5 * nll) / 2
     assert found == pytest.approx(expected, rel=1e-10)
 

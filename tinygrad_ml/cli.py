@@ -156,9 +156,10 @@ def _finetune(out, resume, force, config, **given):
     tuner = Finetuner(_settings(FinetuneSettings, run, resume, config, given), run, resume=resume)
     size = sum(p.size for p in tuner.named.values())
     print(f"{size:,} parameters trained, {len(tuner.rows):,} rows of examples, into {run}")
-    before = tuner.evaluate()
+    if not resume:
+        print(f"validation loss {tuner.evaluate():.4f} before")
     loss = _with_bar(tuner)
-    _say_where(tuner, f"validation loss {before:.4f} before, {loss:.4f} after")
+    _say_where(tuner, f"validation loss {loss:.4f}")
 
 
 def _with_bar(run):
@@ -225,19 +226,19 @@ def generate(parser):
 
 
 def _add_adapter(parser, work):
-    """A flag for an adapter; `work` gets as `dress` what puts it on the model."""
+    """A flag for an adapter; `work` gets as `adapt` what puts it on the model."""
     parser.add_argument("--adapter", help="folder of an adapter, as finetune --method writes it")
 
     def run(adapter, **arguments):
         from . import peft
 
-        dress = (lambda model: peft.load(model, adapter)) if adapter else (lambda model: model)
-        return work(dress=dress, **arguments)
+        adapt = (lambda model: peft.load(model, adapter)) if adapter else (lambda model: model)
+        return work(adapt=adapt, **arguments)
 
     return run
 
 
-def _generate(model, tokenizer, prompt, max_new_tokens, seed, device, dress, **rules):
+def _generate(model, tokenizer, prompt, max_new_tokens, seed, device, adapt, **rules):
     import numpy as np
 
     from .llama import Llama, StreamDecoder, load_tokenizer
@@ -245,7 +246,7 @@ def _generate(model, tokenizer, prompt, max_new_tokens, seed, device, dress, **r
 
     model = resolve(model)
     tokenizer = load_tokenizer(tokenizer or model)
-    model = dress(Llama.from_pretrained(model, device=device))
+    model = adapt(Llama.from_pretrained(model, device=device))
     begin = [] if tokenizer.bos is None else [tokenizer.bos]
     ids = begin + tokenizer.encode(prompt) or _beginning(tokenizer)
     decoder = StreamDecoder(tokenizer)

@@ -12,6 +12,7 @@ is safe to open. A header is believed only after every number in it was checked.
 import json
 import math
 import os
+import re
 import secrets
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,9 @@ DTYPES = {  # "<": a file is little-endian, whatever this machine is
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items() if dtype is not None}
 MAX_HEADER = 100_000_000  # bytes; the safetensors package refuses more
+_TEMPORARY = re.compile(
+    r"\..+\.[0-9a-f]{8}\.tmp"
+)  # what `replacing` calls a file until it is whole
 
 
 class FormatError(ValueError):
@@ -105,6 +109,13 @@ def replacing(path):
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def sweep(folder):
+    """Remove what `replacing` left under a folder in processes that were killed within it."""
+    for file in Path(folder).rglob(".*.tmp"):
+        if _TEMPORARY.fullmatch(file.name):
+            file.unlink()
 
 
 def _to_write(name, x):

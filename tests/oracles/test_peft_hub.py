@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+import tinygrad_ml as tg
+from tinygrad_ml import peft
+from tinygrad_ml.llama import Llama
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 theirs = pytest.importorskip("peft")
-
-import tinygrad_ml as tg  # noqa: E402
-from tinygrad_ml import peft  # noqa: E402
-from tinygrad_ml.llama import Llama  # noqa: E402
 
 TEXT = np.array([[3, 14, 15, 9, 2, 6], [5, 3, 5, 8, 9, 7]])
 CASES = {
@@ -60,6 +60,22 @@ def base(folder):
     return transformers.LlamaForCausalLM.from_pretrained(folder / "base").double().eval()
 
 
+def moved(folder, name):
+    """Their adapter, away from where it starts."""
+    other = theirs.get_peft_model(base(folder), CASES[name]).double()
+    with torch.no_grad():
+        for p in other.parameters():
+            if p.requires_grad:
+                p += 0.1 * torch.randn_like(p)
+    return other
+
+
+def read(folder, other, place):
+    """Ours, of the files that theirs writes."""
+    other.save_pretrained(folder / place)
+    return peft.load(Llama.from_pretrained(folder / "base", dtype="float64"), folder / place)
+
+
 def logits(model):
     """Of the text; peft gives those of virtual tokens too, where these are embeddings."""
     with torch.no_grad():
@@ -68,13 +84,8 @@ def logits(model):
 
 @cases
 def test_theirs_are_read(folder, name):
-    other = theirs.get_peft_model(base(folder), CASES[name]).double().eval()
-    with torch.no_grad():
-        for p in other.parameters():
-            if p.requires_grad:
-                p += 0.1 * torch.randn_like(p)
-    other.save_pretrained(folder / "adapter")
-    adapted = peft.load(Llama.from_pretrained(folder / "base", dtype="float64"), folder / "adapter")
+    other = moved(folder, name).eval()
+    adapted = read(folder, other, "adapter")
     with tg.no_grad():
         found = adapted(TEXT).numpy()
     np.testing.assert_allclose(found, logits(other), rtol=1e-5, atol=1e-5)
@@ -82,8 +93,7 @@ def test_theirs_are_read(folder, name):
 
 @cases
 def test_ours_are_read_there(folder, name):
-    theirs.get_peft_model(base(folder), CASES[name]).save_pretrained(folder / "first")
-    adapted = peft.load(Llama.from_pretrained(folder / "base", dtype="float64"), folder / "first")
+    adapted = read(folder, theirs.get_peft_model(base(folder), CASES[name]), "first")
     rng = np.random.default_rng(0)
     for _, p in adapted.trained():
         p.assign_(p.data + 0.1 * rng.normal(size=p.shape))
@@ -97,13 +107,8 @@ def test_ours_are_read_there(folder, name):
 @pytest.mark.parametrize("name", [name for name in CASES if name not in NETWORKS])
 def test_a_step_of_training_leaves_the_same_files(folder, name):
     """So loss and gradients are equal. Where a network is trained the files lack it."""
-    other = theirs.get_peft_model(base(folder), CASES[name]).double()
-    with torch.no_grad():
-        for p in other.parameters():
-            if p.requires_grad:
-                p += 0.1 * torch.randn_like(p)
-    other.save_pretrained(folder / "first")
-    adapted = peft.load(Llama.from_pretrained(folder / "base", dtype="float64"), folder / "first")
+    other = moved(folder, name)
+    adapted = read(folder, other, "first")
     labels = torch.tensor(TEXT)
     labels[:, 0] = -100  # the last virtual token would be asked for it
     other(torch.tensor(TEXT), labels=labels).loss.backward()
@@ -118,6 +123,6 @@ def test_a_step_of_training_leaves_the_same_files(folder, name):
         for place in ("first", "theirs", "ours")
     )
     for key in found:
-        moved = np.abs(expected[key] - before[key]).max()
-        np.testing.assert_allclose(found[key], expected[key], rtol=0, atol=1e-5 * moved + 1e-12)
+        step = np.abs(expected[key] - before[key]).max()
+        np.testing.assert_allclose(found[key], expected[key], rtol=0, atol=1e-5 * step + 1e-12)
     assert any((expected[key] != before[key]).any() for key in found)

@@ -236,8 +236,8 @@ def add_arguments(parser):
     add("--device", default="cpu", help="cpu or cuda")
 
 
-def run(model, tokenizer, system, seed, quantized, device, dress, **rules):
-    """Talk with the model that `dress` makes of the loaded one."""
+def run(model, tokenizer, system, seed, quantized, device, adapt, **rules):
+    """Talk with the model that `adapt` makes of the loaded one."""
     import numpy as np
 
     from .model import Llama
@@ -246,7 +246,7 @@ def run(model, tokenizer, system, seed, quantized, device, dress, **rules):
     path = resolve(model)
     tokenizer = load_tokenizer(tokenizer or path)
     template = template_of(path, tokenizer)
-    loaded = dress(Llama.from_pretrained(path, device=device, quantized=quantized))
+    loaded = adapt(Llama.from_pretrained(path, device=device, quantized=quantized))
     conversation = Conversation(loaded, tokenizer, template, system)
     print("Ctrl-C stops an answer, Ctrl-D ends the conversation, /new begins another.")
     talk(conversation, rng=np.random.default_rng(seed), **rules)

@@ -66,8 +66,8 @@ def add_arguments(parser):
     add("--device", default="cpu", help="cpu or cuda")
 
 
-def run(model, data, tokenizer, context, stride, max_tokens, device, dress):
-    """Print the scores of the model that `dress` makes of the loaded one."""
+def run(model, data, tokenizer, context, stride, max_tokens, device, adapt):
+    """Print the scores of the model that `adapt` makes of the loaded one."""
     from pathlib import Path
 
     from tqdm import tqdm
@@ -83,7 +83,7 @@ def run(model, data, tokenizer, context, stride, max_tokens, device, dress):
         ids = ids[:max_tokens]
         text = tokenizer.decode(ids)
     begin = [tokenizer.bos] if tokenizer.bos is not None else []
-    model = dress(Llama.from_pretrained(path, device=device))
+    model = adapt(Llama.from_pretrained(path, device=device))
     context = min(1024, model.config.max_length) if context is None else context
     nll, count = perplexity(model, [*begin, *ids], context, stride, tqdm)
     score = Score(nll, count, len(text))

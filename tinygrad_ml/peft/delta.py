@@ -12,7 +12,7 @@ from .places import MATRICES, at, bare, chosen, their_path
 
 
 @dataclass(frozen=True)
-class Left:
+class Residual:
     """What the low rank leaves of one matrix's change: its Frobenius norm, and the change's."""
 
     error: float
@@ -25,7 +25,7 @@ class Left:
 
 
 def compress(base, tuned, rank=8, targets="all-linear", name="default"):
-    """(adapted, {path: Left}): base with the LoRA that is nearest to the difference of the two.
+    """(adapted, {path: Residual}): base with the LoRA that is nearest to the difference of the two.
 
     W' - W = U S V^T is cut to its `rank` largest singular values: B = U sqrt(S), A = sqrt(S) V^T.
     No matrix of that rank is nearer, and the error is the root of the sum of the squares of the
@@ -40,17 +40,16 @@ def compress(base, tuned, rank=8, targets="all-linear", name="default"):
         u, s, vt = np.linalg.svd(after - before, full_matrices=False)
         root = np.sqrt(s[:rank])
         found[path] = root[:, None] * vt[:rank], u[:, :rank] * root
-        left[their_path(path)] = Left(float(np.linalg.norm(s[rank:])), float(np.linalg.norm(s)))
+        left[their_path(path)] = Residual(float(np.linalg.norm(s[rank:])), float(np.linalg.norm(s)))
     ranks = {their_path(path).replace(".", r"\."): len(a) for path, (a, _) in found.items()}
     config = LoRA(rank=rank, alpha=rank, targets=targets,
                   rank_pattern={k: r for k, r in ranks.items() if r < rank},
                   alpha_pattern={k: r for k, r in ranks.items() if r < rank})  # fmt: skip
-    adapted = attach(base, config, name, rng=np.random.default_rng(0))
-    wrapped = dict(adapted._wrapped())
+    adapted = attach(base, config, name, rng=None)
+    tensors = adapted.adapter_parameters(name)
     for path, (a, b) in found.items():
-        piece = wrapped[path].pieces[name]
-        piece.a.assign_(a)
-        piece.b.assign_(b)
+        tensors[f"{their_path(path)}.a"].assign_(a)
+        tensors[f"{their_path(path)}.b"].assign_(b)
     return adapted, left
 
 

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..llama import LlamaConfig, formats
+from . import names
 
-METHODS = (
-    "full", "prefix", "prompt", "p-tuning", "llama-adapter", "adapter", "compacter", "lora", "ia3",
-    "bitfit", "norms",
-)  # fmt: skip
+METHODS = ("full", *names.METHODS)
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 

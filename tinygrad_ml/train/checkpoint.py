@@ -1,6 +1,6 @@
 """States of a run: all that the next step depends on, so that a run can stop and go on.
 
-state/step-N/weights.safetensors  optimizer.safetensors  average.safetensors  state.json
+state/step-N/weights.safetensors  optimizer.safetensors  ema.safetensors  state.json
 state/latest                      "step-N", written last: what it names is whole
 """
 
@@ -12,17 +12,17 @@ from ..backend import to_host
 from ..io import FormatError, load, replacing, save
 
 
-def save_state(run, step, named, optimizer, average, more):
+def save_state(run, step, named, optimizer, ema, more):
     """Write state/step-N, then state/latest; the states before the last two are removed.
 
-    named: {name: Tensor} of what is trained; average: an Average or None; more: JSON's values
+    named: {name: Tensor} of what is trained; ema: an EMA or None; more: JSON's values
     """
     folder = Path(run) / "state" / f"step-{step}"
     folder.mkdir(parents=True, exist_ok=True)
     save(folder / "weights.safetensors", {name: to_host(p.data) for name, p in named.items()})
     save(folder / "optimizer.safetensors", optimizer.state_dict())
-    if average is not None:
-        save(folder / "average.safetensors", average.state_dict())
+    if ema is not None:
+        save(folder / "ema.safetensors", ema.state_dict())
     _write(folder / "state.json", json.dumps({"step": step, **more}))
     before = latest(run)
     _write(folder.parent / "latest", folder.name)
@@ -31,7 +31,7 @@ def save_state(run, step, named, optimizer, average, more):
             shutil.rmtree(old)
 
 
-def load_state(run, named, optimizer, average):
+def load_state(run, named, optimizer, ema):
     """Put them into the run's last whole state; returns its step and the rest, a dict.
 
     FormatError for a file that is damaged, before anything is changed.
@@ -43,15 +43,15 @@ def load_state(run, named, optimizer, average):
     try:
         state = json.loads((folder / "state.json").read_text())
         weights, moments = (load(folder / f"{x}.safetensors") for x in ("weights", "optimizer"))
-        averaged = None if average is None else load(folder / "average.safetensors")
+        moving = None if ema is None else load(folder / "ema.safetensors")
     except (OSError, json.JSONDecodeError) as error:
         raise FormatError(f"resume: {folder} is damaged: {error}") from error
     _check(folder, named, weights)
     optimizer.load_state_dict(moments)
     for name, p in named.items():
         p.assign_(weights[name])
-    if average is not None:
-        average.load_state_dict(averaged)
+    if ema is not None:
+        ema.load_state_dict(moving)
     return state
 
 
@@ -75,12 +75,6 @@ def forget(run):
     folder = Path(run) / "state"
     (folder / "latest").unlink(missing_ok=True)  # first: without it none of them counts
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep(run):
-    """Remove what a process left that was killed while it wrote."""
-    for file in Path(run).rglob(".*.tmp"):
-        file.unlink()
 
 
 def _write(path, text):

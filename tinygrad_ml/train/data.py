@@ -83,7 +83,7 @@ def _field(path, number, line):
 def prepare(folder, documents, tokenizer, progress=lambda documents: documents):
     """Write tokens.npy and tokenizer.json; returns the number of tokens.
 
-    One document is in memory at a time; each ends with the tokenizer's end token.
+    Each document ends with the tokenizer's end token. The ids of one are in memory at a time.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,11 +138,6 @@ def split(ids, context, fraction):
             f"{2 * (context + 1)}; give more text or a smaller --context"
         )
     return ids[:-held_out], ids[-held_out:]
-
-
-def draw_batch(ids, batch_size, context, rng):
-    """Tokens (b, t) from random places, and the targets, one token further."""
-    return batch_at(ids, draw_starts(ids, batch_size, context, rng), context)
 
 
 def draw_starts(ids, batch_size, context, rng):

@@ -7,6 +7,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,14 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Example:
-    """ids (n,) and, for each, whether it is learnt: the prompt's are not."""
+    """ids (n,) and loss_mask (n,): whether each is learnt; the prompt's are not."""
 
     ids: np.ndarray
-    learnt: np.ndarray
+    loss_mask: np.ndarray
 
     def shifted(self):
         """Tokens (n - 1,) and the targets, one token further, -100 where nothing is learnt."""
-        return self.ids[:-1], np.where(self.learnt[1:], self.ids[1:], IGNORED)
+        return self.ids[:-1], np.where(self.loss_mask[1:], self.ids[1:], IGNORED)
 
 
 def read_lines(path, kind):
@@ -49,13 +50,12 @@ class Writer:
     """Makes ids of examples, by a tokenizer and the model's chat template."""
 
     def __init__(self, model, tokenizer):
-        self.model, self.tokenizer, self._template = Path(model), tokenizer, None
+        self.model, self.tokenizer = Path(model), tokenizer
 
-    @property
+    @cached_property
     def template(self):
-        if self._template is None:
-            self._template = chat.template_of(self.model, self.tokenizer)
-        return self._template
+        """The model's; looked for when there is a conversation, since plain text needs none."""
+        return chat.template_of(self.model, self.tokenizer)
 
     def supervised(self, line):
         """An Example of a line with messages, or with prompt and completion."""
@@ -97,8 +97,8 @@ class Writer:
         """
         pair = [self.answered(line["prompt"], line[name]) for name in ("chosen", "rejected")]
         for example in pair:
-            example.learnt[-1] = False
-            if not example.learnt.any():
+            example.loss_mask[-1] = False
+            if not example.loss_mask.any():
                 raise ValueError("an answer is empty")
         return tuple(pair)
 
@@ -111,10 +111,10 @@ class Writer:
 
 
 def _example(ids, spans):
-    learnt = np.zeros(len(ids), bool)
+    mask = np.zeros(len(ids), bool)
     for start, end in spans:
-        learnt[start:end] = True
-    return Example(np.array(ids), learnt)
+        mask[start:end] = True
+    return Example(np.array(ids), mask)
 
 
 # --------------------------------------------------------------------------------- into batches
@@ -167,6 +167,6 @@ def _cut(example, context):
     """The first context + 1 ids; ValueError if nothing that is learnt is among them."""
     if len(example.ids) <= context + 1:
         return example
-    if not example.learnt[: context + 1].any():
+    if not example.loss_mask[: context + 1].any():
         raise ValueError(f"an example's prompt fills the context of {context}; give more --context")
-    return Example(example.ids[: context + 1], example.learnt[: context + 1])
+    return Example(example.ids[: context + 1], example.loss_mask[: context + 1])

@@ -83,7 +83,9 @@ class Finetuner(Run):
         path = resolve(s.model)
         self.tokenizer = load_tokenizer(s.tokenizer or path)
         self.rng = np.random.default_rng(s.seed)
-        found = self._read(s, examples.Writer(path, self.tokenizer))
+        writer = examples.Writer(path, self.tokenizer)
+        kind = writer.preference if s.objective == "dpo" else writer.supervised
+        found = examples.read_lines(s.data, kind)
         kept = "dense" if s.method == "full" else "keep"
         model = Llama.from_pretrained(path, dtype=s.dtype, device=s.device, quantized=kept)
         if s.quantize:
@@ -104,10 +106,6 @@ class Finetuner(Run):
         steps = s.epochs * -(-len(self.rows) // s.batch_size)
         super().__init__(s, Path(run), model, named, steps)
         self.begin(resume)
-
-    def _read(self, s, writer):
-        kind = writer.preference if s.objective == "dpo" else writer.supervised
-        return examples.read_lines(s.data, kind)
 
     @staticmethod
     def _rows(s, found):
@@ -164,15 +162,15 @@ class Finetuner(Run):
 
     def loss(self, batch, evaluating=False):
         s = self.settings
-        context = self.context() | {"rng": None if evaluating else self.rng}
+        options = self.model_options() | {"rng": None if evaluating else self.rng}
         if s.objective == "dpo":
             sides = [{name: batch[side + name] for name in ("tokens", "targets", "mask")}
                      for side in ("", "rejected_")]  # fmt: skip
             return preference_loss(
-                self.model, *sides, batch["references"], beta=s.beta, nll=s.nll, **context
+                self.model, *sides, batch["references"], beta=s.beta, nll=s.nll, **options
             )
-        context |= {name: batch[name] for name in ("mask", "segments") if name in batch}
-        return self.model.loss(batch["tokens"], batch["targets"], **context)
+        options |= {name: batch[name] for name in ("mask", "segments") if name in batch}
+        return self.model.loss(batch["tokens"], batch["targets"], **options)
 
     def places(self, batch):
         return f"rows {batch['rows'].tolist()} of the training part"

@@ -18,9 +18,9 @@ import numpy as np
 from .. import optim
 from ..autograd import detect_anomaly, no_grad
 from ..backend import namespace
-from ..io import replacing
+from ..io import replacing, sweep
 from . import checkpoint
-from .average import Average
+from .ema import EMA
 from .precision import LossScale
 
 
@@ -47,7 +47,7 @@ class Run:
             schedule=s.rate(steps),
         )
         self.scale = LossScale(s.dtype)
-        self.average = Average(named, s.average) if s.average else None
+        self.ema = EMA(named, s.ema) if s.ema else None
         self.step, self.val_loss = 0, math.nan
 
     # --- the work
@@ -93,10 +93,10 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scale.succeeded()
-        if self.average is not None:
+        if self.ema is not None:
             state = self.optimizer.state
             masters = {name: state[name].get("master") for name in self.named if name in state}
-            self.average.update(self.step + 1, masters)
+            self.ema.update(self.step + 1, masters)
         return loss, norm, batch["tokens"].size
 
     def gradients(self, batch):
@@ -118,9 +118,9 @@ class Run:
         return mean
 
     def evaluate(self):
-        """Mean loss over the validation batches, with the averaged weights if there are any."""
+        """Mean loss over the validation batches, with the EMA's weights if there is one."""
         total, count = 0.0, 0
-        place = self.average.in_place() if self.average else nullcontext()
+        place = self.ema.in_place() if self.ema else nullcontext()
         with no_grad(), place:
             for batch in self.validation():
                 weight = self.weight(batch)
@@ -132,7 +132,7 @@ class Run:
         """How many losses are averaged in a batch."""
         return int((batch["targets"] != -100).sum())
 
-    def context(self):
+    def model_options(self):
         """What every call of the model gets."""
         return {"recompute": True} if self.settings.recompute else {}
 
@@ -158,8 +158,8 @@ class Run:
     def begin(self, resume):
         """Go on from the last state, or make the folder as it is before the first step."""
         if resume:
-            checkpoint.sweep(self.folder)
-            state = checkpoint.load_state(self.folder, self.named, self.optimizer, self.average)
+            sweep(self.folder)
+            state = checkpoint.load_state(self.folder, self.named, self.optimizer, self.ema)
             self.step = state["step"]
             self.rng.bit_generator.state = state["rng"]
             self.scale.load(state["scale"])
@@ -174,12 +174,10 @@ class Run:
 
     def save(self):
         """The model where everybody looks for it, and a state to go on from."""
-        with self.average.in_place() if self.average else nullcontext():
+        with self.ema.in_place() if self.ema else nullcontext():
             self.export(self.folder)
         more = {"rng": self.rng.bit_generator.state, "scale": self.scale.state()}
-        checkpoint.save_state(
-            self.folder, self.step, self.named, self.optimizer, self.average, more
-        )
+        checkpoint.save_state(self.folder, self.step, self.named, self.optimizer, self.ema, more)
 
     @property
     def _metrics_file(self):

@@ -20,6 +20,7 @@ SCHEDULES = {
 
 
 def setting(default, help):
+    """A field with the text that its flag shows."""
     return field(default=default, metadata={"help": help})
 
 
@@ -40,7 +41,7 @@ class Loop:
     beta1: float = setting(0.9, "AdamW's decay of the mean gradient")
     beta2: float = setting(0.95, "AdamW's decay of the mean squared gradient")
     clip: float = setting(1.0, "largest norm of the gradient")
-    average: float = setting(0.0, "decay of the averaged weights, such as 0.999 (0: no average)")
+    ema: float = setting(0.0, "decay of the weights' moving average, such as 0.999 (0: none)")
     held_out: float = setting(0.05, "share of the data that is kept for validation")
     eval_every: int = setting(200, "steps between validations")
     eval_batches: int = setting(8, "batches of a validation")
@@ -54,7 +55,7 @@ class Loop:
             expect(self, name, getattr(self, name) >= 1, "1 or more")
         expect(self, "accumulate", self.accumulate <= self.batch_size, "at most batch_size")
         expect(self, "held_out", 0 < self.held_out < 1, "a share between 0 and 1")
-        expect(self, "average", 0 <= self.average < 1, "0 <= average < 1")
+        expect(self, "ema", 0 <= self.ema < 1, "0 <= ema < 1")
         expect(self, "decay", 0 <= self.decay <= 1, "a share")
         expect(self, "schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         expect(self, "dtype", self.dtype in DTYPES, f"one of {', '.join(DTYPES)}")
@@ -104,7 +105,6 @@ class Settings(Loop):
     steps: int = setting(1200, "number of steps")
     prompt: str = setting("", "what samples go on from (default: the validation text's start)")
     sample_tokens: int = setting(200, "tokens of a sample")
-
     documents: bool = setting(False, "attention stays within a document")
 
     def __post_init__(self):

@@ -55,7 +55,7 @@ class Trainer(Run):
             batch["targets"],
             segments=batch.get("segments"),
             rng=None if evaluating else self.rng,
-            **self.context(),
+            **self.model_options(),
         )
 
     def places(self, batch):

@@ -1,4 +1,4 @@
-"""The running average of the weights, which is often better than the last ones."""
+"""EMA: the exponential moving average of the weights, often better than the last ones."""
 
 from contextlib import contextmanager
 
@@ -6,7 +6,7 @@ from .. import dtypes
 from ..backend import to_device, to_host
 
 
-class Average:
+class EMA:
     """a <- decay a + (1 - decay) w after every step, in float32 at least
 
     decay starts lower, at (1 + n) / (10 + n) after n steps, so that the first weights are
