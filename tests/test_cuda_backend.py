@@ -136,9 +136,10 @@ def test_training_on_the_device_is_training(cuda, tmp_path, changes):
     there = Trainer(Settings(**given, **changes, device="cuda"), tmp_path / "cuda")
     here = Trainer(Settings(**given, **changes), tmp_path / "cpu")
     assert {p.device for p in there.model.parameters()} == {"cuda:0"}
-    assert there.train() == pytest.approx(here.train(), rel=1e-4)
+    # three steps in float32, whose sums are in another order: some roundings of 0.06
+    assert there.train() == pytest.approx(here.train(), rel=1e-6)
     for name, p in there.named.items():
-        np.testing.assert_allclose(p.to("cpu").numpy(), here.named[name].numpy(), atol=2e-4)
+        np.testing.assert_allclose(p.to("cpu").numpy(), here.named[name].numpy(), atol=1e-6)
     again = Trainer(there.settings, tmp_path / "cuda", resume=True)
     assert again.step == 3
     for name, p in there.named.items():

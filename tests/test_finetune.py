@@ -249,7 +249,7 @@ def test_preferences_move_the_model_towards_the_chosen(settings, tmp_path):
         at_first = tuner.loss(batch, evaluating=True).item()
         nll, count = preference.answer_log_probabilities(tuner.model, batch)
         own = 0.2 * float((-nll.numpy() / count).mean())
-    assert at_first == pytest.approx(math.log(2) + own, rel=1e-4)  # it is its own reference
+    assert at_first == pytest.approx(math.log(2) + own, rel=1e-6)  # it is its own reference
     assert tuner.train() < 0.9 * at_first
 
 
@@ -292,7 +292,8 @@ def test_parts_of_a_batch_of_preferences_have_the_gradients_of_the_whole(setting
         found.append((loss, {n: p.grad.numpy() for n, p in tuner.named.items()}))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     for name, g in found[0][1].items():
-        np.testing.assert_allclose(found[1][1][name], g, rtol=0, atol=1e-5 * abs(g).max())
+        bound = 2e-6 * abs(g).max()  # 16 roundings: sums over rows and tokens in another order
+        np.testing.assert_allclose(found[1][1][name], g, rtol=0, atol=bound)
 
 
 def test_settings_say_what_is_wrong(settings):

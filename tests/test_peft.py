@@ -346,7 +346,8 @@ def test_merging_over_quantised_weights_is_refused_or_makes_them_dense():
     with pytest.raises(ValueError, match="quantised again would not be exact"):
         a.merge()
     a.merge(dense=True)
-    np.testing.assert_allclose(a(TOKENS).data, expected, rtol=1e-3, atol=1e-3)
+    # float32: the merged product rounds once where base and change rounded apart
+    np.testing.assert_allclose(a(TOKENS).data, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_biases_merge_over_quantised_weights_as_they_are():

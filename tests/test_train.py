@@ -150,8 +150,8 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(settings, tmp_path, par
     (loss, expected), (same, found) = gradients(whole, batch), gradients(split, batch)
     assert same == pytest.approx(loss, rel=1e-6)
     for name, g in expected.items():
-        scale = abs(g).max()
-        np.testing.assert_allclose(found[name], g, rtol=0, atol=3e-6 * scale, err_msg=name)
+        bound = 1e-6 * abs(g).max()  # 8 roundings: the sum over the rows is in another order
+        np.testing.assert_allclose(found[name], g, rtol=0, atol=bound, err_msg=name)
 
 
 def test_layers_that_are_run_again_give_the_same_bits(settings, tmp_path):
@@ -286,7 +286,7 @@ def test_a_document_learns_nothing_from_the_one_before(settings, tmp_path):
         trainer.model(x, segments=n).numpy() for x, n in zip((one, two), numbers, strict=True)
     ]
     np.testing.assert_array_equal(logits[0][:, 3:], logits[1][:, 3:])
-    alone = trainer.model(one[:, 3:]).numpy()
+    alone = trainer.model(one[:, 3:]).numpy()  # sums of float32 in another order
     np.testing.assert_allclose(logits[0][:, 3:], alone, rtol=1e-5, atol=1e-6)
 
 
