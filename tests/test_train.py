@@ -98,6 +98,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(settings, tmp_path, aft
     assert losses[0] == losses[1]
 
 
+def test_a_finished_run_is_taken_up_with_its_validation_loss(settings, tmp_path):
+    loss = Trainer(settings(), tmp_path / "run").train()
+    again = Trainer(settings(), tmp_path / "run", resume=True)
+    assert again.train() == loss  # there is no step left to make
+
+
 def test_only_the_last_two_states_are_kept(settings, tmp_path):
     Trainer(settings(), tmp_path / "run").train()
     state = tmp_path / "run" / "state"

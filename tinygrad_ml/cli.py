@@ -146,7 +146,8 @@ def _train(out, resume, force, config, **given):
     loss = _with_bar(trainer)
     _show_sample("after", trainer)
     _say_where(trainer, f"validation loss {loss:.4f} nats per token")
-    print(f'now try: tinygrad-ml generate {run} --prompt "def "')
+    prompt = "" if trainer.settings.data else ' --prompt "def "'
+    print(f"now try: tinygrad-ml generate {run}{prompt}")
 
 
 def _finetune(out, resume, force, config, **given):

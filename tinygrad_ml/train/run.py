@@ -163,7 +163,7 @@ class Run:
             self.step = state["step"]
             self.rng.bit_generator.state = state["rng"]
             self.scale.load(state["scale"])
-            self._cut_metrics()
+            self._take_up_metrics()
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint.forget(self.folder)
@@ -209,11 +209,12 @@ class Run:
             ) from error
         return closing(SummaryWriter(str(self.folder), purge_step=self.step + 1))
 
-    def _cut_metrics(self):
-        """Forget the lines of steps that will be made again."""
-        kept = [json.dumps(x) + "\n" for x in read_metrics(self.folder) if x["step"] <= self.step]
+    def _take_up_metrics(self):
+        """Forget the lines of steps that will be made again; the last validation is what it was."""
+        kept = [x for x in read_metrics(self.folder) if x["step"] <= self.step]
         with replacing(self._metrics_file) as file:
-            file.write("".join(kept).encode())
+            file.write("".join(json.dumps(x) + "\n" for x in kept).encode())
+        self.val_loss = next((x["val_loss"] for x in reversed(kept) if "val_loss" in x), math.nan)
 
     def plot(self):
         """Draw loss.png; False where matplotlib is not installed."""
