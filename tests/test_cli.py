@@ -110,7 +110,7 @@ def test_prepare_train_finetune_and_generate_with_the_adapter(tmp_path):
           "--documents", "--out", "base"], "validation loss"),
         (["finetune", "--model", "base", "--data", "lines.jsonl", "--method", "lora",
           "--method-options", "rank=2", "--context", "24", "--epochs", "2", "--out", "tuned"],
-         "before, "),
+         " before\nvalidation loss "),
         (["generate", "base", "--adapter", "tuned", "--prompt", "the c", "--max-new-tokens", "4"],
          "the c"),
         (["eval", "base", "--adapter", "tuned", "--data", "a.txt", "--max-tokens", "100"],

@@ -710,8 +710,9 @@ def matmul(xp, a, b):
     if b.ndim == 2 and a.ndim > 1:
         if a.size * b.shape[1] >= _LARGE:
             return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
-        if a.ndim > 2:  # one large product instead of many small ones
-            return xp.matmul(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
+        if a.ndim == 2:
+            return a.dot(b)  # the same product, and half of what a call of matmul costs
+        return _rows(a).dot(b).reshape(*a.shape[:-1], b.shape[-1])  # one product instead of many
     return xp.matmul(a, b)
 
 

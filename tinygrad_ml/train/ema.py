@@ -9,8 +9,8 @@ from ..backend import to_device, to_host
 class EMA:
     """a <- decay a + (1 - decay) w after every step, in float32 at least
 
-    decay starts lower, at (1 + n) / (10 + n) after n steps, so that the first weights are
-    forgotten as soon as there are better ones.      Polyak & Juditsky 1992
+    decay is at most (1 + n) / (10 + n) after n steps, as in TensorFlow's, so that the first weights
+    are forgotten as soon as there are better ones.      Polyak & Juditsky 1992
     """
 
     def __init__(self, named, decay):

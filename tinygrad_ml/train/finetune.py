@@ -139,11 +139,15 @@ class Finetuner(Run):
         return self._batch([self.rows[j] for j in chosen]) | {"rows": chosen}
 
     def validation(self):
+        """The first batches of the examples that were held out."""
         s = self.settings
         for i in range(0, min(len(self.held_out), s.eval_batches * s.batch_size), s.batch_size):
             yield self._batch(self.held_out[i : i + s.batch_size])
 
     def _batch(self, rows):
+        """tokens, targets and mask or segments, (b, t) each; of preferences those of the chosen
+        answers, under rejected_... those of the others, and references (b, 2).
+        """
         s = self.settings
         if s.packed:
             return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -156,11 +160,13 @@ class Finetuner(Run):
         return batch | {name: x[:half] for name, x in sides.items()} | {"references": references}
 
     def weight(self, batch):
+        """A preference counts as one, of other examples each token that is learnt."""
         if self.settings.objective == "dpo":
             return len(batch["tokens"])
         return super().weight(batch)
 
     def loss(self, batch, evaluating=False):
+        """-log p of a learnt token, averaged; of preferences preference_loss."""
         s = self.settings
         options = self.model_options() | {"rng": None if evaluating else self.rng}
         if s.objective == "dpo":

@@ -100,10 +100,10 @@ class Run:
         return loss, norm, batch["tokens"].size
 
     def gradients(self, batch):
-        """The batch's mean loss, its gradients left on the parameters, times the loss scale.
+        """The batch's mean loss; its gradient times the loss scale is left on the parameters.
 
-        In parts, each weighted by what it counts: the same as the whole batch at once, with the
-        activations of one part in memory.
+        L = sum_i (n_i / n) L_i over the parts of the batch, L_i the mean over the n_i losses that
+        part i counts: the whole batch's mean and gradient, with one part's activations in memory.
         """
         parts = split_rows(batch, self.settings.accumulate)
         weights = [self.weight(part) for part in parts]
