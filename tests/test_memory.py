@@ -36,49 +36,76 @@ SIZES = {"lora": {"rank": 8}, "adapter": {"width": 16}, "compacter": {"width": 1
          "llama-adapter": {"length": 20}, "p-tuning": {"hidden": 16}}  # fmt: skip
 
 
-def prepared(config, method="full", rng=None):
+def prepared(config, method="full", rng=None, dtype="float32"):
     """A model as the method trains it, with the sizes that are estimated by default."""
-    model = Llama(config, rng=rng)
+    model = Llama(config, rng=rng, dtype=dtype)
     if method == "full":
         return model
     return peft.attach(model, peft.config(method, **SIZES.get(method, {})), rng=rng)
 
 
-def measured_peak(config, batch, length, method="full"):
+def measured_peak(config, batch, length, method="full", dtype="float32", recompute=False):
     """The peak of a second step, when the optimiser's state is there."""
     rng = np.random.default_rng(0)
     ids = rng.integers(0, config.vocab_size, (batch, length + 1))
     tracemalloc.start()
     try:
-        model = prepared(config, method, rng)
+        model = prepared(config, method, rng, dtype)
         optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad])
         for _ in range(2):
             optimizer.zero_grad()
             tracemalloc.reset_peak()
-            model.loss(ids[:, :-1], ids[:, 1:]).backward()
+            model.loss(ids[:, :-1], ids[:, 1:], recompute=recompute).backward()
             optimizer.step()
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
 
+def generation_peak(config, batch, length, dtype="float32"):
+    """The peak while all but 4 of `length` tokens are read and 4 are generated."""
+    rng = np.random.default_rng(0)
+    tracemalloc.start()
+    try:
+        model = Llama(config, rng=rng, dtype=dtype)
+        tracemalloc.reset_peak()
+        model.generate(rng.integers(0, config.vocab_size, (batch, length - 4)), 4)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+MODELS = [
+    (LlamaConfig(256, 64, 4, 4, 172), 8, 128),
+    (LlamaConfig(512, 64, 5, 8, 172, n_kv_heads=4, tie_embeddings=True), 4, 256),
+    (LlamaConfig(1000, 128, 2, 4, 352), 2, 64),
+    (LlamaConfig(256, 128, 6, 4, 352), 4, 64),
+]
+
+
 @pytest.mark.skipif(kernels.level() == "off", reason="the formula is that of the C kernels")
-@pytest.mark.parametrize(
-    ("config", "batch", "length"),
-    [
-        (LlamaConfig(256, 64, 4, 4, 172), 8, 128),
-        (LlamaConfig(512, 64, 5, 8, 172, n_kv_heads=4, tie_embeddings=True), 4, 256),
-        (LlamaConfig(1000, 128, 2, 4, 352), 2, 64),
-        (LlamaConfig(256, 128, 6, 4, 352), 4, 64),
-    ],
-)
-def test_estimate_is_within_a_tenth_of_the_measured_peak(config, batch, length):
-    estimate = estimate_memory(config, batch=batch, length=length).peak
-    peak = measured_peak(config, batch, length)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("config", "batch", "length"), MODELS)
+def test_estimate_is_within_a_tenth_of_the_measured_peak(config, batch, length, recompute, dtype):
+    settings = {"dtype": dtype, "recompute": recompute}
+    estimate = estimate_memory(config, batch=batch, length=length, **settings).peak
+    peak = measured_peak(config, batch, length, **settings)
     assert abs(estimate - peak) <= 0.1 * peak, (estimate, peak)
 
 
-ADAPTERS = [method for method in memory.METHODS if method != "full"]
+@pytest.mark.skipif(kernels.level() == "off", reason="the formula is that of the C kernels")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("config", "batch", "length"), MODELS)
+def test_generation_is_estimated_to_a_tenth(config, batch, length, dtype):
+    estimate = estimate_memory(config, "generate", batch=batch, length=length, dtype=dtype)
+    peak = generation_peak(config, batch, length, dtype)
+    assert abs(estimate.peak - peak) <= 0.1 * peak, (estimate, peak)
+    cache = Llama(config, rng=np.random.default_rng(0), dtype=dtype).new_cache(batch, length)
+    assert {i.name: i.bytes for i in estimate}["KV cache"] == cache.nbytes
+
+
+ADAPTERS = [method for method in memory.METHODS if method not in ("full", "generate")]
 
 
 def test_every_adapter_is_estimated():

@@ -1,6 +1,7 @@
 """tg.optim: the published formulas, exact resuming, half types, clipping and schedules."""
 
 import math
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -385,3 +386,20 @@ def test_adamw_keeps_float32_s_digits_of_its_decays(use):
     ):
         # 1 - b of a rounded b would be off by 1e-5; 4 roundings are allowed
         np.testing.assert_allclose(optimizer.state["w"][slot], expected, rtol=4 * 1.2e-7)
+
+
+def test_half_gradients_are_widened_a_few_at_a_time():
+    """All of them in float32 at once would be a copy of the model."""
+    parameters = [tg.zeros(1 << 20, dtype="bfloat16", requires_grad=True) for _ in range(6)]
+    optimizer = optim.AdamW(parameters)
+    for _ in range(2):
+        for p in parameters:
+            p.grad = tg.ones(p.shape, dtype="bfloat16")
+        tracemalloc.start()
+        optimizer.step()
+        grown = np.diff(tracemalloc.get_traced_memory())[0]
+        tracemalloc.stop()
+    assert grown < 3 * 4 * parameters[0].size
+    first = np.asarray(parameters[0].data, np.float32)
+    assert first.max() < 0  # it descended, and every other one as far
+    assert all((np.asarray(p.data, np.float32) == first).all() for p in parameters)

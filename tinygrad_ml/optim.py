@@ -91,15 +91,18 @@ class Optimizer:
         for name, p, _ in ready:
             if p.grad.shape != p.shape:
                 raise ValueError(f"step: {name} is {p.shape}, its gradient {p.grad.shape}")
-        updates = [self._update(name, p, group, group["lr"] * factor) for name, p, group in ready]
-        self.update_all(updates)
-        for (name, p, _), done in zip(ready, updates, strict=True):
-            self.state[name]["steps"] = done.steps
-            if done.w is p.data:
-                p.version[0] += 1
-            else:
-                p.assign_(done.w)
-            self.versions[name] = p.version[0]
+        for some in _turns(ready):
+            updates = [
+                self._update(name, p, group, group["lr"] * factor) for name, p, group in some
+            ]
+            self.update_all(updates)
+            for (name, p, _), done in zip(some, updates, strict=True):
+                self.state[name]["steps"] = done.steps
+                if done.w is p.data:
+                    p.version[0] += 1
+                else:
+                    p.assign_(done.w)
+                self.versions[name] = p.version[0]
         self.steps += 1
 
     def update_all(self, updates):
@@ -329,6 +332,23 @@ def _pieces(xp, *arrays):
     rows = max(1, PIECE * shape[0] // arrays[0].size)
     for i in range(0, shape[0], rows):
         yield [a[i : i + rows] for a in arrays]
+
+
+COPIES = 1 << 20  # entries: of half gradients the float32 copies that are there at a time
+
+
+def _turns(ready):
+    """The (name, parameter, group) in lists, each updated at once: all, but few of half types."""
+    turn, copied = [], 0
+    for entry in ready:
+        p = entry[1]
+        copied += p.size if _working_dtype(p) != p.dtype else 0
+        if copied > COPIES and turn:
+            yield turn
+            turn, copied = [], p.size
+        turn.append(entry)
+    if turn:
+        yield turn
 
 
 def _working_dtype(p):

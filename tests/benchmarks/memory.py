@@ -1,11 +1,11 @@
-"""Estimated and measured peaks of a training step.
+"""Estimated and measured peaks of a training step, and of generation.
 
     PYTHONPATH=.:tests python tests/benchmarks/memory.py
 
-numpy reports its arrays to tracemalloc; full fine-tuning, float32, the C kernels on.
+numpy reports its arrays to tracemalloc; full fine-tuning, the C kernels on.
 """
 
-from test_memory import measured_peak
+from test_memory import generation_peak, measured_peak
 
 from tinygrad_ml.llama import LlamaConfig
 from tinygrad_ml.peft import estimate_memory
@@ -20,8 +20,20 @@ CASES = [
     (LlamaConfig(256, 128, 4, 4, 352), 8, 64),
 ]
 
-print("  b    t     d  layers      v   estimate MB   measured MB   ratio")
-for c, b, t in CASES:
-    guess, peak = estimate_memory(c, batch=b, length=t).peak / 1e6, measured_peak(c, b, t) / 1e6
-    sizes = f"{b:3}{t:5}{c.dim:6}{c.n_layers:8}{c.vocab_size:7}"
-    print(f"{sizes}{guess:14.2f}{peak:14.2f}{guess / peak:8.3f}")
+
+def line(what, c, b, t, guess, peak):
+    sizes = f"{what:22}{b:3}{t:5}{c.dim:6}{c.n_layers:8}{c.vocab_size:7}"
+    print(f"{sizes}{guess / 1e6:14.2f}{peak / 1e6:14.2f}{guess / peak:8.3f}")
+
+
+print(f"{'':22}  b    t     d  layers      v   estimate MB   measured MB   ratio")
+for dtype in ("float32", "bfloat16"):
+    for recompute in (False, True):
+        settings = {"dtype": dtype, "recompute": recompute}
+        for c, b, t in CASES:
+            guess = estimate_memory(c, batch=b, length=t, **settings).peak
+            what = dtype + " recompute" * recompute
+            line(what, c, b, t, guess, measured_peak(c, b, t, **settings))
+    for c, b, t in CASES:
+        guess = estimate_memory(c, "generate", batch=b, length=t, dtype=dtype).peak
+        line(f"{dtype} generate", c, b, t, guess, generation_peak(c, b, t, dtype))

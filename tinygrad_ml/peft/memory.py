@@ -1,8 +1,8 @@
-"""The memory of a training step, before it is spent.
+"""The memory of a training step, or of generation, before it is spent.
 
 A step holds weights, their gradients, the optimiser's state, and what the forward pass keeps for
-the backward pass. b rows of t tokens, d model, f feed-forward, h heads and g heads of keys and
-values of width k, v vocabulary, n layers.
+the backward pass; generation holds weights and the cache of keys and values. b rows of t tokens, d
+model, f feed-forward, h heads and g heads of keys and values of width k, v vocabulary, n layers.
 
 "160 GB to fine-tune a 7B" is a convention about bytes for each parameter, activations beside it:
 16 bytes (half weights and gradients, float32 master copy, m and v; Rajbhandari et al. 2020, ZeRO)
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..llama import LlamaConfig, formats
+from ..optim import COPIES
 from . import names
 
-METHODS = ("full", *names.METHODS)
+METHODS = ("full", *names.METHODS, "generate")
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -32,7 +33,7 @@ class Item:
 class Estimate(list):
     """The items, in the order in which they are printed."""
 
-    overlap = 0  # bytes: what of the items is never there together
+    moments = ()  # for each moment of a step {name of an item: bytes of it not there then}
 
     @property
     def total(self):
@@ -40,8 +41,8 @@ class Estimate(list):
 
     @property
     def peak(self):
-        """Gradients grow as activations are let go: the greater end of the backward pass counts."""
-        return self.total - self.overlap
+        """Gradients grow as activations are let go: the fullest moment counts."""
+        return self.total - min((sum(m.values()) for m in self.moments), default=0)
 
     def __str__(self):
         lines = [f"{i.name:<16}{i.bytes / 1e9:>12.3f} GB   {i.formula}" for i in self]
@@ -54,17 +55,22 @@ class Estimate(list):
 
 
 def estimate_memory(config, method="full", *, optimizer="adamw", dtype="float32", batch=1,
-                    length=512, rank=8, width=16, virtual=20, qkv_bias=False):  # fmt: skip
+                    length=512, rank=8, width=16, virtual=20, recompute=False,
+                    qkv_bias=False):  # fmt: skip
     """The bytes of a training step, item by item; .total is their sum, .peak what is there at once.
 
     config  a LlamaConfig, or a name of MODELS
-    method  "full", or an adapter at its default places, one of METHODS
+    method  "full", or an adapter at its default places, or "generate": one of METHODS
+    dtype   of the weights: "float32", "bfloat16" or "float16"
+    length  tokens a row; of "generate", the prompt and what follows it
     rank    of "lora"
     width   of "adapter" and "compacter", and of p-tuning's network
     virtual of "prefix", "prompt", "p-tuning" and "llama-adapter": how many tokens
+    recompute  whether only the layers' inputs are kept, and each layer is run again
 
-    Held against measured peaks: float32 with the C kernels, no checkpointing. The terms for half
-    types follow from the same formulas and are not measured.
+    Held against measured peaks on the CPU: float32 and bfloat16 with the C kernels. float16 has
+    kernels on a GPU only; without them attention keeps its weights, b h t t numbers more a layer.
+    ValueError for a name or a size that makes no sense.
     """
     if isinstance(config, str):
         config, qkv_bias = named(config)
@@ -75,38 +81,78 @@ def estimate_memory(config, method="full", *, optimizer="adamw", dtype="float32"
                          ("width", width), ("virtual", virtual)):  # fmt: skip
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"{name}: got {number!r}, expected a whole number >= 1")
-    size, half = BYTES[dtype], dtype != "float32"
     weights = count_parameters(config, qkv_bias)
+    if method == "generate":
+        return _generation(config, weights, dtype, batch, length)
     trained, more, first = _adapter(config, method, rank, width, virtual)
     trained = weights if method == "full" else trained
     held = weights + (trained if method != "full" else 0)
     tokens = batch * (length + (virtual if method in ("prompt", "p-tuning") else 0))
-    slots = 2 if optimizer == "adamw" else 0
+    largest = config.dim * max(config.vocab_size, config.hidden_dim)
+    estimate = _state(held, trained, largest, dtype, optimizer)
+    estimate += _activations(config, tokens, dtype, more, first, recompute)
+    estimate.append(_logits(config, batch * length))
+    if dtype != "float32":
+        wide = max(3 * tokens * config.hidden_dim, config.vocab_size * config.dim)
+        formula = "the greater of b t 3 f, v d: float32 within a kernel's backward pass"
+        estimate.append(Item("widened", 4 * wide, formula))
+    if method == "prefix":
+        n = batch * virtual * 2 * config.n_kv_heads * config.head_dim * config.n_layers
+        size = BYTES[dtype]
+        estimate.append(Item("joined prefix", size * n, "b p 2 n g k: before every row's keys"))
+    head = BYTES[dtype] * config.vocab_size * config.dim if method == "full" else 0
+    estimate.moments = _moments(estimate, head, config.n_layers)
+    return estimate
+
+
+def _state(held, trained, largest, dtype, optimizer):
+    """What is there whatever the text: weights, gradients and the optimiser's."""
+    size, half, slots = BYTES[dtype], dtype != "float32", 2 if optimizer == "adamw" else 0
     estimate = Estimate([
         Item("weights", size * held, f"{held:,} parameters x {size} bytes"),
         Item("gradients", size * trained, f"{trained:,} trained x {size} bytes"),
         Item("master copies", 4 * trained * half, "trained x 4 bytes, of half types only"),
         Item("optimiser", 4 * slots * trained, f"trained x {slots} float32 numbers"),
-        _activations(config, tokens, size, more, first),
-        _logits(config, batch * length),
     ])  # fmt: skip
-    if method == "prefix":
-        n = batch * virtual * 2 * config.n_kv_heads * config.head_dim * config.n_layers
-        estimate.append(Item("joined prefix", size * n, "b p 2 n g k: before every row's keys"))
-    estimate.overlap = _overlap(estimate, config, method, size)
+    if half:
+        copied = min(trained, max(largest, COPIES))
+        estimate.append(Item("update", 4 * copied, "float32 gradients, a parameter's at a time"))
     return estimate
 
 
-def _overlap(estimate, c, method, size):
-    """The lesser of: gradients not yet there at first, activations no longer there at last.
+def _moments(estimate, head, n):
+    """What is not there when the loss is known, as a layer that is run again begins its backward
+    pass, as the first layer's ends, and as the optimiser updates.
 
     At first there is the head's gradient alone; at last one layer's activations.
     """
     bytes_of = {item.name: item.bytes for item in estimate}
-    head = size * c.vocab_size * c.dim if method == "full" else 0
-    late = bytes_of["gradients"] - head
-    gone = bytes_of["activations"] * (c.n_layers - 1) // c.n_layers + bytes_of["logits"]
-    return min(late, gone)
+
+    def without(*names):
+        return {name: bytes_of.get(name, 0) for name in names}
+
+    late = {"gradients": bytes_of["gradients"] - head}
+    gone = {"activations": bytes_of["activations"] * (n - 1) // n}
+    return [
+        late | without("update", "one layer"),
+        late | without("update", "logits" if "one layer" in bytes_of else "one layer"),
+        gone | without("update", "logits"),
+        without("activations", "one layer", "logits", "widened"),
+    ]
+
+
+def _generation(c, weights, dtype, batch, length):
+    size, tokens = BYTES[dtype], batch * length
+    cache = 2 * c.n_layers * c.n_kv_heads * c.head_dim * tokens
+    prompt, formula = 4 * tokens * (3 * c.hidden_dim + 5 * c.dim), "b t (3 f + 5 d) float32 numbers"
+    head = 4 * c.vocab_size * c.dim * (size < 4)
+    if head > prompt:
+        prompt, formula = head, "v d float32 numbers: the head, for its product"
+    return Estimate([
+        Item("weights", size * weights, f"{weights:,} parameters x {size} bytes"),
+        Item("KV cache", size * cache, f"2 n g k b t x {size} bytes"),
+        Item("prompt", prompt, f"{formula}, while it is read"),
+    ])  # fmt: skip
 
 
 def count_parameters(c, qkv_bias=False):
@@ -149,16 +195,30 @@ def _adapter(c, method, rank, width, virtual):
     }[method]
 
 
-def _activations(c, tokens, size, more, first):
-    """What the kernels keep for each token of each layer."""
+def _activations(c, tokens, dtype, more, first, recompute):
+    """What the kernels keep for each token of each layer, and in a layer that is run again."""
     inner, shared = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
     # x, its norm, wo's output, the sum, its norm; q twice (before RoPE and after), o; k twice, v
     kept = 5 * c.dim + 3 * inner + 3 * shared + 3 * c.hidden_dim + c.n_heads + 2
     formula = "b t (n (5 d + 3 h k + 3 g k + 3 f + h + 2) + 2 d) numbers"
+    size, half = BYTES[dtype], dtype != "float32"
+    wide = (4 - size) * (c.dim + inner)  # the sum and o stay in float32
+    if recompute:
+        inputs, within = (c.n_layers + 2) * c.dim, kept + more + 3 * c.hidden_dim + c.dim
+        return [
+            Item("activations", size * tokens * inputs, "b t (n + 2) d numbers: layers' inputs"),
+            Item(
+                "one layer",
+                tokens * (size * within + wide),
+                "b t (6 d + 3 h k + 3 g k + 6 f + h + 2) numbers, run again",
+            ),
+        ]
     if more:
         formula += f", {more:+} for each of b t n: adapters and what is frozen"
+    if half:
+        formula += "; d + h k of them in float32"
     numbers = c.n_layers * (kept + more) - first + 2 * c.dim
-    return Item("activations", size * tokens * numbers, formula)
+    return [Item("activations", tokens * (size * numbers + c.n_layers * wide), formula)]
 
 
 def _logits(c, tokens):
@@ -185,6 +245,7 @@ def add_arguments(parser):
     add("--length", type=int, default=512, help="tokens a text (default: 512)")
     add("--rank", type=int, default=8, help="of lora (default: 8)")
     add("--width", type=int, default=16, help="of adapters (default: 16)")
+    add("--recompute", action="store_true", help="run each layer again in the backward pass")
     add("--virtual", type=int, default=20, help="virtual tokens of prefixes (default: 20)")
 
 
