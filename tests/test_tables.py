@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tinygrad_ml.train.tables import Table, read_e2e, read_webnlg
+from tinygrad_ml.train.tables import Table, bleu, read_e2e, read_webnlg
 
 DATA = os.environ.get("TINYGRAD_ML_DATA")
 
@@ -45,3 +45,15 @@ def test_real_files_have_their_published_sizes():
     assert (len(tables), sum(len(t.texts) for t in tables)) == (547, 4672)
     tables = read_webnlg(Path(DATA) / "webnlg" / "dev.jsonl")
     assert (len(tables), sum(len(t.texts) for t in tables)) == (872, 2268)
+
+
+def test_bleu_is_that_of_all_references():
+    pytest.importorskip("sacrebleu", reason="BLEU is sacrebleu's")
+    told = "the cat sat on the mat"
+    tables = [Table("a : b", ("a dog ran off in the rain", told)), Table("c : d", (told,))]
+    assert bleu([told, told], tables) == pytest.approx(100)
+    # by the formula: 11 of 12 words, 8 of 10 pairs, 5 of 8, 3 of 6; as long as the references
+    expected = 100 * (11 / 12 * 8 / 10 * 5 / 8 * 3 / 6) ** 0.25
+    assert bleu([told, "the cat sat at the mat"], tables) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="texts: got 1, expected one for each of 2 tables"):
+        bleu([told], tables)

@@ -9,6 +9,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 
@@ -86,3 +87,19 @@ def _entries(path):
 
 def _joined(triples):
     return " | ".join(f"{s} : {p} : {o}".replace("_", " ") for s, p, o in triples)
+
+
+def bleu(texts, tables):
+    """The corpus BLEU, 0 to 100, of one text for each table against all of its own.
+
+    Papineni et al. 2002, as sacrebleu computes it. ModuleNotFoundError without sacrebleu.
+    """
+    try:
+        from sacrebleu import corpus_bleu
+    except ModuleNotFoundError as error:
+        needed = "BLEU needs sacrebleu: pip install 'tinygrad_ml[eval]'"
+        raise ModuleNotFoundError(needed, name="sacrebleu") from error
+    if len(texts) != len(tables):
+        raise ValueError(f"texts: got {len(texts)}, expected one for each of {len(tables)} tables")
+    references = zip_longest(*(table.texts for table in tables))
+    return corpus_bleu(list(texts), [list(column) for column in references]).score
