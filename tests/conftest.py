@@ -17,6 +17,8 @@ settings.register_profile("quick", settings.get_profile("ci"), max_examples=5)
 settings.register_profile("thorough", max_examples=500, deadline=None)
 settings.load_profile(os.environ.get("TINYGRAD_ML_PROFILE", "ci"))
 
+ON_CUDA = os.environ.get("TINYGRAD_ML_TEST_DEVICE", "cpu") == "cuda"  # see cuda_sim/suite.py
+
 
 def pytest_xdist_auto_num_workers(config):
     """A process per core for the whole suite, this process for a few files (faster to start)."""
@@ -30,11 +32,19 @@ def pytest_configure(config):
         import tinygrad_ml as tg
 
         tg.set_num_threads(1)
+    if ON_CUDA:
+        from cuda_sim import suite
+
+        suite.begin()
 
 
 def pytest_collection_modifyitems(config, items):
     profile = os.environ.get("TINYGRAD_ML_PROFILE") or config.getoption("--hypothesis-profile")
     thorough = profile == "thorough"
+    if ON_CUDA:
+        from cuda_sim import suite
+
+        suite.select(items)
     for item in items:
         if "thorough" in item.keywords and not thorough:
             item.add_marker(pytest.mark.skip(reason="slow; TINYGRAD_ML_PROFILE=thorough runs it"))

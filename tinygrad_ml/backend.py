@@ -17,9 +17,9 @@ class DeviceError(RuntimeError):
     """A device that is not there, or two devices in one operation."""
 
 
-# Python numbers go with either backend; None here means "no opinion".
-_namespaces = {np.ndarray: np, int: None, float: None, bool: None, np.bool: None}
-_namespaces |= {d.type: np for d in dtypes.SUPPORTED}
+# Python's numbers and numpy's scalars go with either backend; None here means "no opinion".
+_namespaces = {np.ndarray: np, int: None, float: None, bool: None}
+_namespaces |= {d.type: None for d in dtypes.SUPPORTED}
 
 
 def namespace(arrays):
@@ -43,7 +43,7 @@ def _classify(kind):
     if cupy is not None and issubclass(kind, cupy.ndarray):
         _namespaces[kind] = cupy
         return cupy
-    _namespaces[kind] = np if issubclass(kind, (np.ndarray, np.generic)) else None
+    _namespaces[kind] = np if issubclass(kind, np.ndarray) else None
     return _namespaces[kind]
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from . import kernels
 from .autograd import Node, Value, _check_finite, _match, is_recording, replay
 from .autograd import _anomalies as anomalies
-from .backend import namespace
+from .backend import DeviceError, namespace
 
 _enabled = ContextVar("kernels", default=os.environ.get("TINYGRAD_ML_KERNELS", "") != "off")
 _used: dict[str, None] = {}
@@ -67,7 +67,10 @@ def fused(kernel):
             if not names.isdisjoint(options):  # rope(x, cos=cos, sin=sin)
                 args, options = _positional(definition, args, options)
             arrays = [a.data if isinstance(a, Value) else a for a in args]
-            xp = namespace(arrays)
+            try:
+                xp = namespace(arrays)
+            except DeviceError:  # the definition knows which of them it may move: indices, targets
+                return definition(*args, **options)
             known = all(a is None or isinstance(a, xp.ndarray) for a in arrays)
             known = known and not any(isinstance(o, Value) for o in options.values())
             twin = twins if xp is np else on_cuda  # here, and nowhere below

@@ -421,6 +421,8 @@ class Embedding(Module):
         self.weight = parameter((count, width), rng=rng, init=init, dtype=dtype, device=device)
 
     def forward(self, ids, *, rng=None):
+        if isinstance(ids, np.ndarray):  # a text is made on the host
+            ids = backend.to_device(ids, self.weight.device)
         return functional.embedding(self.weight, ids)
 
 
@@ -524,8 +526,7 @@ class QuantizedLinear(Module):
     def forward(self, x, *, rng=None):
         if x.shape[-1:] != self.shape[1:]:
             raise ValueError(f"linear: x is {x.shape}, weight {self.shape}; expected (o, x's last)")
-        blocks = backend.to_device(self._blocks.data, x.device)
-        y = quantized_matmul(x, blocks=blocks, format=self._blocks.format)
+        y = quantized_matmul(x, blocks=_beside(self._blocks, x.data), format=self._blocks.format)
         return y if self.bias is None else y + self.bias
 
     def dense(self, dtype="float32"):
@@ -548,12 +549,18 @@ class QuantizedEmbedding(Module):
         ids, count = array_of(ids), self.shape[0]
         if ids.size and not (ids.min() >= 0 and ids.max() < count):
             raise IndexError(f"ids: got {ids.min()} to {ids.max()}, expected 0 to {count - 1}")
-        rows = self._blocks.data[ids]  # whole rows: their blocks alone are looked at
+        rows = _beside(self._blocks, ids)[ids]  # whole rows: their blocks alone are looked at
         return Tensor.wrap(Blocks(rows, self._blocks.format).dense(self._dtype))
 
     def dense(self, dtype="float32"):
         """W as an array."""
         return self._blocks.dense(dtype)
+
+
+def _beside(blocks, x):
+    """The bytes of blocks, on x's device from now on: they are moved once, not every time."""
+    blocks.data = backend.to_device(blocks.data, backend.device_of(x))
+    return blocks.data
 
 
 def _matrix(blocks):

@@ -46,6 +46,27 @@ class DeviceSynchronized(RuntimeError):
     """As cupyx's."""
 
 
+_admitted = None  # frame -> whether code there may take our arrays for numpy's
+
+
+def admit(whom):
+    """Let callers of whom `whom(frame)` is true mix our arrays with numpy's: suite.py's tests."""
+    global _admitted
+    _admitted = whom
+
+
+def _is_guest():
+    """Whether the code that called us, past this file and numpy's, was admitted."""
+    if _admitted is None:
+        return False
+    frame = sys._getframe(1)
+    while frame is not None and (
+        frame.f_code.co_filename == __file__ or "/numpy/" in frame.f_code.co_filename
+    ):
+        frame = frame.f_back
+    return frame is not None and _admitted(frame)
+
+
 # ------------------------------------------------------------------------------------ arrays
 
 
@@ -53,18 +74,23 @@ class ndarray:
     """cupy.ndarray: `_host` holds the numbers; `_unwritten` marks bytes that nobody wrote."""
 
     __slots__ = ("__weakref__", "_base", "_host", "_unwritten")
-    __array_ufunc__ = None  # numpy leaves operators to us
     __hash__ = None
 
     def __init__(self, host, base=None):
         self._host, self._unwritten, self._base = host, None, base
         _owners[id(self)] = self
 
-    def __array__(self, *args, **options):
+    def __array__(self, dtype=None, copy=None):
+        if _is_guest():
+            return np.array(self._host, dtype)
         raise TypeError(
             "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to "
             "construct a NumPy array explicitly."
         )
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        """numpy's scalars go with our arrays, as with cupy's; its arrays do not."""
+        return wrap(getattr(ufunc, method)(*map(hosts, inputs), **options))
 
     shape = property(lambda self: self._host.shape)
     ndim = property(lambda self: self._host.ndim)
@@ -98,7 +124,9 @@ class ndarray:
     __index__ = lambda self: self._host.__index__() if self.item() is not None else 0
     __complex__ = lambda self: complex(self.item())
     __len__ = lambda self: len(self._host)
-    __repr__ = lambda self: f"cupy-standin({self._host!r})"
+    __repr__ = lambda self: repr(self.get())
+    __str__ = lambda self: str(self.get())
+    __format__ = lambda self, spec: format(self.get()[()], spec)
 
     def __bool__(self):
         Count.sync("bool")
@@ -114,8 +142,6 @@ class ndarray:
         return wrap(np.asarray(got), self)
 
     def __setitem__(self, index, value):
-        if isinstance(value, np.ndarray) and value.ndim:
-            raise TypeError("Unsupported type <class 'numpy.ndarray'>")
         value = hosts(value)
         _written(self)[indices(index)] = value
 
@@ -166,7 +192,7 @@ def hosts(x, where="an operation"):
     """Arguments for numpy; TypeError for numpy's arrays, which cupy does not take."""
     if isinstance(x, ndarray):
         return host(x)
-    if isinstance(x, np.ndarray) and x.ndim:
+    if isinstance(x, np.ndarray) and x.ndim and not _is_guest():
         raise TypeError(f"Unsupported type {type(x)} in {where}")
     if isinstance(x, list | tuple) and any(isinstance(i, ndarray | list | tuple) for i in x):
         return type(x)([hosts(i, where) for i in x])
@@ -286,7 +312,7 @@ for _name in (n.partition(".")[2] for n in SIGNATURES if n.startswith("ndarray."
 
 def operator(name):
     def call(self, *others):
-        if any(isinstance(o, np.ndarray) and o.ndim for o in others):
+        if any(isinstance(o, np.ndarray) and o.ndim for o in others) and not _is_guest():
             raise TypeError(f"Unsupported type <class 'numpy.ndarray'> in {name}")
         if not all(
             isinstance(o, ndarray | np.generic | np.ndarray | int | float | complex) for o in others

@@ -383,9 +383,9 @@ class FirthObjective(Objective):
             return math.inf, g
         loss -= 0.5 * float(logdet) / self.total_weight
         covariance = self.xp.linalg.inv(information)
-        for X, _, weight in self.blocks():
+        for X, y, weight in self.blocks():
             z = self.logits(theta, X)
-            W = curvature_of(z, None, weight)[0, 0] * self.total_weight
+            W = curvature_of(z, y, weight)[0, 0] * self.total_weight
             full = self.with_ones(X)
             leverage = W * ((full @ covariance) * full).sum(axis=1)
             half_minus_p = -0.5 * self.xp.tanh(z[0] / 2)

@@ -46,7 +46,7 @@ class GatedPrompt(Piece):
 
     def change(self, base, x, y, *, positions, rng=None, **options):
         q = base.queries(x, positions, rng=rng)  # (b, h, t, k)
-        k, v = (self._heads(part, base, len(x.data)) for part in (base.wk, base.wv))
+        k, v = (self._heads(part, base, x.shape[0]) for part in (base.wk, base.wv))
         attended = merge_heads(functional.attention(q, k, v))
         wo = bare(base.wo)
         out = wo(self.gate * attended)

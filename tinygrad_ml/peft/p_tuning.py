@@ -91,7 +91,7 @@ class LSTM(nn.Module):
     def forward(self, x):
         read = self.inner(x)  # (p, 4 h)
         states, h, c = [], None, None
-        for token in range(len(x.data)):
+        for token in range(x.shape[0]):
             gates = read[token : token + 1]
             gates = gates if h is None else gates + self.again(h)
             i, f, g, o = gates.reshape(4, 1, -1)
