@@ -18,7 +18,8 @@ Accuracy: as any product's, k ulp of |A| |B| at worst, sqrt(k) usually.
 
 import numpy as np
 
-from . import half
+from ..backend import half_product, tf32_allowed
+from . import cuda, half
 from .half import all_half
 from .native import call, level, run, runs
 
@@ -65,3 +66,21 @@ def product(a, b, out=None, add=False):
 def steps(a):
     """Entries from one row and one column to the next."""
     return a.strides[0] // a.itemsize, a.strides[1] // a.itemsize
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+#
+# Halves by tensor cores, as all their products (half_product.py); float32 too where TF32 is allowed.
+
+
+def cuda_supports(xp, a, b):
+    fits = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0]
+    known = ("float16", "bfloat16", "float32") if tf32_allowed() else ("float16", "bfloat16")
+    return fits and cuda.runs(xp, a, b, dtypes=known)
+
+
+def cuda_forward(xp, a, b):
+    return half_product(a, b, a.dtype)
+
+
+on_cuda = cuda.Twin(cuda_supports, cuda_forward)

@@ -94,6 +94,35 @@ def test_sums_in_a_product_of_halves_are_float32(cuda):
 
 
 @device
+def test_large_products_of_halves_are_not_widened(cuda):
+    """Tensor cores take them as they are: no product in float32 by way of copies."""
+    from cuda_sim.standin import Count
+
+    x = tg.tensor(numbers(200, 64), dtype="bfloat16", device="cuda")
+    before = Count.products
+    y = x @ x.mT
+    assert y.dtype == x.dtype and Count.products == before + 1
+
+
+@device
+def test_tf32_is_used_where_it_is_allowed_and_nowhere_else(cuda):
+    """Factors rounded to 10 bits: an error up to 2^-11 of each, and by default none of the kind."""
+    a, b = numbers(64, 96).astype("f4"), numbers(96, 80).astype("f4")
+    x, y = (tg.tensor(m, device="cuda", requires_grad=True) for m in (a, b))
+    exact, scale = a.astype("f8") @ b, np.abs(a).astype("f8") @ np.abs(b)
+    with tg.allow_tf32():
+        rough, wide = x @ y, x.astype("float64") @ y.astype("float64")
+        (rough_slope,) = tg.grad(rough.sum(), [x])
+        on_the_cpu = (tg.tensor(a) @ tg.tensor(b)).numpy()
+    np.testing.assert_array_equal(on_the_cpu, (tg.tensor(a) @ tg.tensor(b)).numpy())
+    error = np.abs(rough.numpy() - exact) / scale
+    assert 2.0**-16 < error.max() < 2 * 2.0**-11
+    np.testing.assert_allclose(rough_slope.numpy(), np.tile(b.sum(1), (64, 1)), rtol=0.1)
+    np.testing.assert_allclose(wide.numpy(), exact, rtol=1e-12)
+    assert np.abs((x @ y).numpy() - exact).max() < 1e-6 * scale.max()
+
+
+@device
 def test_a_training_step_waits_for_nothing(cuda):
     from cuda_sim.standin import Count, allow_synchronize
 

@@ -526,7 +526,12 @@ def _at(pointer, dtype, shape, strides, write=False):
 
 
 TYPES = {2: np.float16, 14: BFLOAT16, 0: np.float32, 1: np.float64}  # cudaDataType
-COMPUTE_32F = 68
+COMPUTE_32F, COMPUTE_TF32 = 68, 77
+
+
+def _to_tf32(x):
+    """float32 rounded to 10 bits of mantissa."""
+    return ((x.view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
 
 
 def gemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA,
@@ -534,7 +539,7 @@ def gemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, 
                          computeType, algo):  # fmt: skip
     """C = op(A) op(B) of column-major matrices, summed in float32."""
     Count.products += 1
-    if computeType != COMPUTE_32F:
+    if computeType != (COMPUTE_TF32 if Atype == 0 else COMPUTE_32F):
         raise launch.KernelError(f"cublas: compute type {computeType} is not that of float32")
     one = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_float * 1).from_address(alpha))[0]
     zero = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_float * 1).from_address(beta))[0]
@@ -545,7 +550,8 @@ def gemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, 
             raise launch.KernelError("cublas: a leading dimension shorter than its columns")
         steps = (leading, 1) if transposed else (1, leading)
         strides = [dtype.itemsize * s for s in (stride, *steps)]
-        return _at(pointer, dtype, (batchCount, rows, columns), strides).astype(np.float32)
+        found = _at(pointer, dtype, (batchCount, rows, columns), strides).astype(np.float32)
+        return _to_tf32(found) if kind == 0 else found
 
     a = operand(A, Atype, lda, strideA, transa, m, k)
     b = operand(B, Btype, ldb, strideB, transb, k, n)
@@ -672,6 +678,7 @@ def install():
     cublas = types.ModuleType("cupy_backends.cuda.libs.cublas")
     cublas.gemmStridedBatchedEx = gemmStridedBatchedEx
     cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT = COMPUTE_32F, -1
+    cublas.CUBLAS_COMPUTE_32F_FAST_TF32 = COMPUTE_TF32
     libs = types.ModuleType("cupy_backends.cuda.libs")
     libs.cublas = cublas
     packages = (types.ModuleType(name) for name in MODULES[2:4])

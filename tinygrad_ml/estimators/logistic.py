@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 
 from .. import ops
-from ..backend import namespace, to_host
+from ..backend import device_of, is_array, namespace, to_device, to_host
 from . import solvers
 from .base import Estimator, progress
 from .inference import Inference
@@ -309,7 +309,9 @@ class LogisticRegression(Estimator):
     def decision_function(self, X):
         """The logits: (n,) for two classes, (n, K) for more."""
         X = self._fitted_matrix(X, "coef_", sparse=True)
-        z = X @ self.coef_.T + self.intercept_
+        like = device_of(X) if is_array(X) else "cpu"  # scipy's matrices are there
+        coef, intercept = to_device(self.coef_, like), to_device(self.intercept_, like)
+        z = X @ coef.T + intercept
         return z[:, 0] if z.shape[1] == 1 else z
 
     def predict(self, X):
