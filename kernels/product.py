@@ -70,7 +70,7 @@ def steps(a):
 
 # ------------------------------------------------------------------------------------ on CUDA
 #
-# Halves by tensor cores, as all their products (half_product.py); float32 too where TF32 is allowed.
+# Halves by tensor cores (see half_product.py); float32 too where TF32 is allowed.
 
 
 def cuda_supports(xp, a, b):
