@@ -35,19 +35,20 @@ class Euclidean:
 
     def scores(self, rows, out):
         xp = namespace([rows])
-        x = rows - self.center
         if self.masked:
+            x = rows - self.center
             observed = ~xp.isnan(x)
             left = xp.concatenate([xp.where(observed, x, 0), observed.astype(x.dtype)], axis=1)
         else:
-            left = xp.concatenate([x, xp.ones((len(x), 1), x.dtype)], axis=1)
+            left = xp.ones((len(rows), rows.shape[1] + 1), self.table.dtype)
+            xp.subtract(rows, self.center, out=left[:, :-1])
         return xp.matmul(left, self.table, out=out)
 
     def from_scores(self, rows, scores):
         """Distances: |x - w|^2 = |x|^2 - 2 score.      scores: (rows, any)"""
         xp = namespace([rows])
         x = rows - self.center
-        squares = (xp.nansum if self.masked else xp.sum)(x * x, axis=1)
+        squares = xp.nansum(x * x, axis=1) if self.masked else xp.einsum("nd,nd->n", x, x)
         squared = squares[:, None] - 2 * scores
         return xp.sqrt(xp.maximum(squared, 0) * _share_observed(rows, self.masked))
 
