@@ -42,10 +42,12 @@ INLINE float exponential(float x) {
 }
 #define ROOT sqrtf
 #define LOG logf
+#define LOG1P log1pf
 #define REAL_MAX 3.402823466e38f
 #else
 INLINE double exponential(double x) { return exp(x); }
 #define ROOT sqrt
 #define LOG log
+#define LOG1P log1p
 #define REAL_MAX 1.7976931348623157e308
 #endif

@@ -2,39 +2,47 @@
 //
 // A block takes a row and reads it once: each thread keeps a maximum and a sum relative to it, and
 // these are joined at the end (Milakov & Gimelshein 2018). A target below 0 is ignored: loss 0.
-// Probabilities are never stored: backward makes them from log_sum, over the logits if it may.
+// Probabilities are never stored: backward makes them from top = max z and beyond = sum_j
+// exp(z_j - top) - 1, over the logits if it may. Neither is rounded into the other: beyond may be
+// tiny beside 1, and its logarithm beside top.
 // Bytes: forward reads the logits once, backward reads and writes them once.
 #include "common.cuh"
 
 __device__ __forceinline__ float power(float x) { return expf(x); }
 __device__ __forceinline__ double power(double x) { return exp(x); }
-__device__ __forceinline__ float logarithm(float x) { return logf(x); }
-__device__ __forceinline__ double logarithm(double x) { return log(x); }
+__device__ __forceinline__ float logarithm_of_1_and(float x) { return log1pf(x); }
+__device__ __forceinline__ double logarithm_of_1_and(double x) { return log1p(x); }
 
 template <class T>
-__global__ void cross_entropy_forward(const T *logits, const long long *targets, T *losses, T *log_sum, int v) {
+__global__ void cross_entropy_forward(const T *logits, const long long *targets, T *losses, T *top, T *beyond,
+                                      int v) {
   const T *z = logits + (long long)blockIdx.x * v;
-  T largest = -HUGE, sum = 0;
+  long long given = targets[blockIdx.x], target = given < 0 ? 0 : given;
+  T largest = -HUGE, sum = 0;  // of all but the target
   for (int i = threadIdx.x; i < v; i += blockDim.x) {
+    if (i == target) continue;
     T m = max(largest, z[i]);
     sum = sum * power(largest - m) + power(z[i] - m);
     largest = m;
   }
-  T m = block_max(largest);
+  T m = block_max(max(largest, z[target]));
   sum = block_sum(sum * power(largest - m));
   if (threadIdx.x) return;
-  T all = m + logarithm(sum);
-  long long target = targets[blockIdx.x];
-  log_sum[blockIdx.x] = all;
-  losses[blockIdx.x] = target < 0 ? T(0) : all - z[target];
+  sum += power(z[target] - m) - 1;
+  top[blockIdx.x] = m;
+  beyond[blockIdx.x] = sum;
+  losses[blockIdx.x] = given < 0 ? T(0) : logarithm_of_1_and(sum) - (z[target] - m);
 }
 
-// dz_j = slope (exp(z_j - log_sum) - [j = target])      dz may be z
+// dz_j = slope (exp(z_j - top) / (1 + beyond) - [j = target])      dz may be z
+// At the target that is minus the others' exp(z_j - top) / (1 + beyond), of which no digit is lost.
 template <class T>
-__global__ void cross_entropy_backward(const T *logits, const long long *targets, const T *log_sum, const T *slopes,
-                                       T *dz, int v) {
+__global__ void cross_entropy_backward(const T *logits, const long long *targets, const T *top, const T *beyond,
+                                       const T *slopes, T *dz, int v) {
   long long row = (long long)blockIdx.x * v, target = targets[blockIdx.x];
-  T all = log_sum[blockIdx.x], slope = target < 0 ? T(0) : slopes[blockIdx.x];
+  T m = top[blockIdx.x], more = beyond[blockIdx.x], slope = target < 0 ? T(0) : slopes[blockIdx.x] / (1 + more);
+  T others = target < 0 ? T(0) : more - (power(logits[row + target] - m) - 1);
+  __syncthreads();  // all have read the target's logit: one may write over it
   for (int i = threadIdx.x; i < v; i += blockDim.x)
-    dz[row + i] = slope * (power(logits[row + i] - all) - (i == target ? T(1) : T(0)));
+    dz[row + i] = slope * (i == target ? -others : power(logits[row + i] - m));
 }

@@ -3,8 +3,9 @@
 x: (..., d)  W: (v, d)  targets: (...)      dlogits = g (softmax(x W^T) - onehot(target))
 
 Up to CHUNK logits are kept for the backward pass. More are never there at once: they are made in
-chunks of rows, from the log of each row's sum a second time in the backward pass, which costs 4
-products instead of 3.
+chunks of rows, a second time in the backward pass, which costs 4 products instead of 3. Of each
+row its greatest logit and the sum of exponentials relative to it are kept, apart: their logarithms'
+sum, beside logits of 1e5, would know the probabilities to 11 digits only.
 
 Bytes beside the products: the logits, written and read once forward, read and written backward.
 Rows are summed in order, the products are those of product.py: the same bits with any number of
@@ -40,33 +41,33 @@ def supports(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
 def forward(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
     (rows, weight), targets = flat(x, weight), signed(targets, ignore_index)
     dtype = np.float32 if is_half(x) else x.dtype  # a loss of half types is float32
-    losses, log_sum = np.empty(len(rows), dtype), np.empty(len(rows), dtype)
+    losses, top, beyond = np.empty((3, len(rows)), dtype)
     parts, kept = chunks(len(rows), len(weight)), None
     for part in parts:
         logits = product(rows[part], weight.T)
-        run("cross_entropy_forward", logits, targets[part], losses[part], log_sum[part],
+        run("cross_entropy_forward", logits, targets[part], losses[part], top[part], beyond[part],
             *logits.shape)  # fmt: skip
         kept = logits if len(parts) == 1 else None
     if reduction == "none":
-        return losses.reshape(x.shape[:-1]), (log_sum, kept)
+        return losses.reshape(x.shape[:-1]), (top, beyond, kept)
     total = losses.sum() / (counted(targets) if reduction == "mean" else 1)
-    return np.asarray(total, dtype), (log_sum, kept)
+    return np.asarray(total, dtype), (top, beyond, kept)
 
 
 def backward(xp, needs, g, residuals, x, weight, targets, *, ignore_index=-100, reduction="mean"):
     (rows, weight), targets = flat(x, weight), signed(targets, ignore_index)
-    log_sum, kept = residuals
+    top, beyond, kept = residuals
     if reduction == "mean":
         g = g / counted(targets)
-    dtype = log_sum.dtype
+    dtype = top.dtype
     (slopes,) = contiguous(np.broadcast_to(np.asarray(g, dtype), x.shape[:-1]).reshape(-1))
     dx = np.empty(rows.shape, dtype) if needs[0] else None
     dw = np.empty(weight.shape, dtype) if needs[1] else None
     for part in chunks(len(rows), len(weight)):
         logits = product(rows[part], weight.T) if kept is None else kept
         slope = logits if kept is None else np.empty_like(kept)  # a second backward may come
-        run("cross_entropy_backward", logits, targets[part], log_sum[part], slopes[part], slope,
-            *logits.shape)  # fmt: skip
+        run("cross_entropy_backward", logits, targets[part], top[part], beyond[part], slopes[part],
+            slope, *logits.shape)  # fmt: skip
         slope = rounded(slope, x)
         if needs[0]:
             product(slope, weight, dx[part])
@@ -117,35 +118,36 @@ def cuda_supports(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"
 def cuda_forward(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
     (rows, weight), targets = cuda_flat(xp, x, weight), signed(targets, ignore_index, xp)
     wide, v = cuda.wide(x.dtype), len(weight)
-    losses, log_sum = xp.empty(len(rows), wide), xp.empty(len(rows), wide)
+    losses, top, beyond = (xp.empty(len(rows), wide) for _ in range(3))
     parts, kept = chunks(len(rows), v, CUDA_CHUNK), None
     for part in parts:
         logits = cuda_product(xp, rows[part], weight.T)
         cuda.launch(xp, "linear_cross_entropy", f"cross_entropy_forward<{cuda.type_of(logits)}>",
-                    len(logits), (logits, targets[part], losses[part], log_sum[part],
+                    len(logits), (logits, targets[part], losses[part], top[part], beyond[part],
                                   cuda.i4(v)))  # fmt: skip
         kept = logits if len(parts) == 1 else None
     if reduction == "none":
-        return losses.reshape(x.shape[:-1]), (log_sum, kept)
+        return losses.reshape(x.shape[:-1]), (top, beyond, kept)
     total = losses.sum()
-    return total / cuda_counted(xp, targets) if reduction == "mean" else total, (log_sum, kept)
+    total = total / cuda_counted(xp, targets) if reduction == "mean" else total
+    return total, (top, beyond, kept)
 
 
 def cuda_backward(xp, needs, g, residuals, x, weight, targets, *, ignore_index=-100,
                   reduction="mean"):  # fmt: skip
     (rows, weight), targets = cuda_flat(xp, x, weight), signed(targets, ignore_index, xp)
-    log_sum, kept = residuals
+    top, beyond, kept = residuals
     g = g / cuda_counted(xp, targets) if reduction == "mean" else g
-    slopes = xp.broadcast_to(g.astype(log_sum.dtype), x.shape[:-1]).reshape(-1)
+    slopes = xp.broadcast_to(g.astype(top.dtype), x.shape[:-1]).reshape(-1)
     (slopes,) = cuda.contiguous(xp, slopes)
     dx = xp.empty(rows.shape, x.dtype) if needs[0] else None
-    dw = xp.zeros(weight.shape, log_sum.dtype) if needs[1] else None
+    dw = xp.zeros(weight.shape, top.dtype) if needs[1] else None
     for part in chunks(len(rows), len(weight), CUDA_CHUNK):
         logits = cuda_product(xp, rows[part], weight.T) if kept is None else kept
         slope = logits if kept is None else xp.empty_like(kept)  # a second backward may come
         cuda.launch(xp, "linear_cross_entropy", f"cross_entropy_backward<{cuda.type_of(logits)}>",
-                    len(logits), (logits, targets[part], log_sum[part], slopes[part], slope,
-                                  cuda.i4(len(weight))))  # fmt: skip
+                    len(logits), (logits, targets[part], top[part], beyond[part], slopes[part],
+                                  slope, cuda.i4(len(weight))))  # fmt: skip
         slope = slope.astype(x.dtype, copy=False)
         if needs[0]:
             dx[part] = cuda_product(xp, slope, weight)

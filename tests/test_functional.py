@@ -871,3 +871,22 @@ def test_random_numbers_come_from_the_generator():
 def test_creation_errors(call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+def test_a_nearly_certain_target_keeps_the_digits_of_its_loss_and_gradient():
+    x, w = np.array([[1.0]]), np.array([[80.0], [10.0], [10.0]])
+    logits = (x @ w.T)[0]  # e^-70 each way: beside 1 nothing
+    for f in (F.linear_cross_entropy, F.linear_cross_entropy.definition):
+        y = f(tg.tensor(x, requires_grad=True), tg.tensor(w), np.array([0]))
+        np.testing.assert_allclose(y.item(), 2 * np.exp(-70), rtol=1e-14)
+    z = tg.tensor(logits, requires_grad=True)
+    slope = tg.grad(F.cross_entropy(z, np.array(0)), z).numpy()
+    np.testing.assert_allclose(slope, np.exp(-70) * np.array([-2, 1, 1]), rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradient_of_cross_entropy_adds_up_to_zero_beside_large_logits(dtype):
+    x = tg.tensor(np.full((1, 2), 400, dtype), requires_grad=True)
+    w = tg.tensor(np.full((5, 2), 400, dtype))  # five equal logits of 320,000
+    slope = tg.grad(F.linear_cross_entropy(x, w, np.array([3])), x).numpy()
+    np.testing.assert_allclose(slope, 0, atol=400 * 8 * np.finfo(dtype).eps)  # of 5 probabilities

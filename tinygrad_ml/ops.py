@@ -520,24 +520,45 @@ log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * g.sum(axis=axis, keepdims=True
 def nll(xp, logits, *, targets):
     """-log softmax(logits)[target], one number a row      logits: (..., v)  targets: (...) ints
 
-    The negative log-likelihood.
+    The negative log-likelihood. Its sum of exponentials is 1 + what log1p is given, which the 1
+    would swallow where the target is nearly certain.
     """
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    of_target = xp.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]
-    return xp.log(xp.exp(shifted, out=shifted).sum(axis=-1)) - of_target
+    _, of_target, others, _ = _exponentials(xp, logits, targets)
+    return (xp.log1p(others + xp.expm1(of_target)) - of_target).reshape(targets.shape)
 nll.vjp(logits=lambda g, logits, targets: softmax_residual(logits, targets=targets) * g[..., None])
 
 
 @op
 def softmax_residual(xp, logits, *, targets):
-    """softmax(logits) - onehot(targets), the derivative of nll      shapes as there"""
-    p = xp.ascontiguousarray(logits - logits.max(axis=-1, keepdims=True))
-    p = xp.exp(p, out=p)
-    p /= p.sum(axis=-1, keepdims=True)
-    rows = p.reshape((-1, p.shape[-1]))  # a view, as p is contiguous: 1 is taken off in place
-    rows[xp.arange(len(rows)), targets.reshape(-1)] -= 1
-    return p
-softmax_residual.vjp(logits=lambda g, logits: softmax.vjps["x"][0](g, softmax(logits), -1))
+    """softmax(logits) - onehot(targets), the derivative of nll      shapes as there
+
+    At the target p - 1 is minus the sum of the others, of which no digit is lost.
+    """
+    rows, of_target, others, places = _exponentials(xp, logits, targets)
+    total = others + xp.exp(of_target)
+    rows /= total[:, None]
+    rows[places] = -others / total
+    return rows.reshape(logits.shape)
+softmax_residual.vjp(logits=lambda g, logits: _softmax_residual_vjp(g, softmax(logits)))
+
+
+def _softmax_residual_vjp(g, y):
+    """softmax's y (h - sum_j h_j y_j) with h = g - g_k, k where y is greatest
+
+    h = g gives the same number, but where y_k is nearly 1 as a difference of equal ones.
+    """
+    k = y.argmax(axis=-1, keepdims=True)
+    return softmax.vjps["x"][0](g - take_along_axis(g, indices=k, axis=-1), y, -1)
+
+
+def _exponentials(xp, logits, targets):
+    """exp(logits - max) in rows, 0 at the target; the target's exponent; the rows' sums; the places"""
+    rows = (logits - logits.max(axis=-1, keepdims=True)).reshape((-1, logits.shape[-1]))
+    places = xp.arange(len(rows)), targets.reshape(-1)
+    of_target = rows[places]
+    rows = xp.exp(rows, out=rows)
+    rows[places] = 0
+    return rows, of_target, rows.sum(axis=-1), places
 
 
 # --- shape

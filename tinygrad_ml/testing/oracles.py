@@ -15,7 +15,7 @@ import numpy as np
 
 EPS = np.finfo(np.float64).eps
 RATIO = 3.7  # of one step to the next; not a whole number, lest all of them alias alike
-STEPS = [0.5 * RATIO**-k for k in range(13)]  # 0.5 to 8e-8
+STEPS = [0.5 * RATIO**-k for k in range(15)]  # 0.5 to 6e-9
 FIRST = STEPS[3:7]  # enough where F is smooth on the scale of v
 MORE = STEPS[:3] + STEPS[7:]  # for noise, and for kinks close by
 

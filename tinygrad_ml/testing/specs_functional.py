@@ -9,7 +9,7 @@ import scipy.special as special
 from .. import functional as F
 from .registry import Subgradient, declare
 from .specs_arrays import either, options, shaped
-from .specs_ops import unary
+from .specs_ops import nll, unary
 from .strategies import MILD, REAL, Domain
 
 NARROW = Domain(-3, 3, (0.0, -0.0, 1.0))
@@ -150,12 +150,10 @@ def _targets(draw):
 
 def _cross_entropy(logits, targets, *, reduction="mean", label_smoothing=0.0, weight=None):
     counted = targets != -100
-    at = np.where(counted, targets, 0)[..., None]
-    beyond = logits - np.take_along_axis(logits, at, -1)  # 0 at the target
-    others = np.where(np.arange(logits.shape[-1]) == at, -np.inf, beyond)
-    hard = np.logaddexp(0, special.logsumexp(others, axis=-1))  # no difference of large numbers
-    losses = hard + label_smoothing * -beyond.mean(-1)
-    counted = counted * 1.0 if weight is None else counted * weight[at[..., 0]]
+    at = np.where(counted, targets, 0)
+    beyond = logits - np.take_along_axis(logits, at[..., None], -1)  # 0 at the target
+    losses = nll(logits, at) + label_smoothing * -beyond.mean(-1)
+    counted = counted * 1.0 if weight is None else counted * weight[at]
     losses = losses * counted
     return (
         losses.sum() / (counted.sum() or 1) if reduction == "mean" else _reduced(losses, reduction)

@@ -189,7 +189,22 @@ declare(ops.min, reduction(), np.min, kinks=_gaps_to(np.min), torch="amin", subg
                 says="shared equally"),))
 declare(ops.cumsum, along(), np.cumsum, analytic=True)
 declare(ops.logsumexp, reduction(), scipy.special.logsumexp)
-declare(ops.softmax, along(), scipy.special.softmax)
+
+
+def _set_apart(x):
+    """Logits with no ties beyond 100. At a tie the second derivative of softmax is 0 by symmetry, as
+    the difference of terms y y' g v, and v is as large as the logits while softmax changes over 1:
+    nothing that is measured there says how large those terms, and their roundings, are.
+    """
+    return np.where(np.abs(x) > 100, x * (1 + np.arange(x.size).reshape(x.shape)), x)
+
+
+def _along_logits(draw):
+    (x,), axis = along()(draw)
+    return (_set_apart(x),), axis
+
+
+declare(ops.softmax, _along_logits, scipy.special.softmax)
 declare(ops.log_softmax, along(), scipy.special.log_softmax)
 
 
@@ -200,16 +215,21 @@ def _logits(draw):
 
 
 def _softmax_residual(logits, *, targets):
-    return scipy.special.softmax(logits, -1) - np.eye(logits.shape[-1])[targets]
+    at = np.eye(logits.shape[-1], dtype=bool)[targets]
+    p = scipy.special.softmax(logits, -1)
+    return np.where(at, -np.where(at, 0, p).sum(-1, keepdims=True), p)  # p - 1 loses digits
 
 
-def _nll(logits, *, targets):
-    chosen = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return scipy.special.logsumexp(logits, axis=-1) - chosen
+def nll(logits, targets):
+    """log(1 + sum of exp(x_j - x_target) over the others): no difference of large numbers."""
+    beyond = logits - np.take_along_axis(logits, targets[..., None], -1)
+    others = np.where(np.arange(logits.shape[-1]) == targets[..., None], -np.inf, beyond)
+    return np.logaddexp(0, scipy.special.logsumexp(others, axis=-1))
 
 
-declare(ops.nll, _logits, _nll, torch="cross_entropy")
-declare(ops.softmax_residual, _logits, _softmax_residual)
+declare(ops.nll, _logits, lambda logits, *, targets: nll(logits, targets), torch="cross_entropy")
+declare(ops.softmax_residual, lambda draw: ((_set_apart((made := _logits(draw))[0][0]),), made[1]),
+        _softmax_residual)
 
 # --- shape
 
