@@ -552,7 +552,7 @@ def _softmax_residual_vjp(g, y):
 
 
 def _exponentials(xp, logits, targets):
-    """exp(logits - max) in rows, 0 at the target; the target's exponent; the rows' sums; the places"""
+    """exp(logits - max) in rows, 0 at the target; its exponent; the sums of rows; its places"""
     rows = (logits - logits.max(axis=-1, keepdims=True)).reshape((-1, logits.shape[-1]))
     places = xp.arange(len(rows)), targets.reshape(-1)
     of_target = rows[places]
