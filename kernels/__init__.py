@@ -18,6 +18,7 @@ from . import (
     adamw,
     add_rms_norm,
     attention,
+    best_matching_units,
     dequantize,
     dropout,
     embedding,
@@ -32,5 +33,6 @@ from . import (
     rope,
     squares,
     swiglu,
+    unit_sums,
 )
 from .native import get_num_threads, level, set_num_threads

@@ -428,6 +428,51 @@ def test_squares_of_all_gradients(dtype):
     np.testing.assert_allclose(sum(found), expected, rtol=1e-13)  # 40,000 terms in float64
 
 
+MATCHING = pytest.mark.skipif(
+    kernels.level() not in ("v3", "v4"), reason="without wide registers BLAS finds the units"
+)
+
+
+@MATCHING
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@given(st.integers(1, 75), st.integers(1, 60), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_best_matching_units_are_the_nearest(dtype, n, k, d, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 2 * d)).astype(dtype)[:, ::2] + 3  # rows are not contiguous
+    W = np.repeat(rng.standard_normal((k, d)).astype(dtype) + 3, 2, axis=0)  # each unit twice
+    before = kernels.get_num_threads()
+    found = []
+    for threads in (1, 3):
+        kernels.set_num_threads(threads)
+        found.append(kernels.best_matching_units.forward(np, X, W))
+    kernels.set_num_threads(before)
+    (units, distances), (again, same) = found
+    assert (units == again).all() and (distances == same).all()
+    true = np.linalg.norm(X[:, None].astype("float64") - W, axis=2)
+    # a score adds d + 1 products, each rounded, to |x - c|^2 + |w - c|^2 in all
+    size = np.square(X - W.mean(axis=0)).sum(1).max() + np.square(W - W.mean(axis=0)).sum(1).max()
+    bound = {"rtol": 0, "atol": (d + 4) * np.finfo(dtype).eps * size}
+    least = true.min(axis=1) ** 2
+    np.testing.assert_allclose(true[np.arange(n), units] ** 2, least, **bound)
+    np.testing.assert_allclose(distances.astype("float64") ** 2, least, **bound)
+    assert (units % 2 == 0).all()  # of two equal ones the first
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1), (70, 33), (50, 64)])
+def test_unit_sums_are_exact(shape, dtype, weighted):
+    """Whole numbers, which add up without rounding."""
+    rng = np.random.default_rng(0)
+    X = np.asfortranarray(rng.integers(-9, 9, shape).astype(dtype))
+    weight = rng.integers(0, 4, len(X)).astype(dtype) if weighted else None
+    units = rng.integers(0, 7, len(X))
+    expected = np.zeros((8, shape[1]))
+    np.add.at(expected, units, X if weight is None else X * weight[:, None])
+    assert kernels.unit_sums.supports(np, X, weight, units, k=8)
+    np.testing.assert_array_equal(kernels.unit_sums.forward(np, X, weight, units, k=8), expected)
+
+
 # --------------------------------------------------------------------------- fast paths in a model
 
 

@@ -7,7 +7,9 @@ NaN in X stands for what was not observed: distances are taken over what was, an
 
 import numpy as np
 
+from .. import kernels
 from ..backend import namespace
+from ..fused import accelerated
 from .som_grid import smooth
 
 # A block of scores should stay in the cache between the product and the search for its maxima.
@@ -160,6 +162,20 @@ def best_matching_units(X, codebook, name="euclidean", *, count=1, masked=False,
 
     Of units equally near the first is taken.
     """
+    if name == "euclidean" and count == 1 and not masked:
+        units, distances = nearest(X, codebook, block_size=block_size)
+        return units[:, None], distances[:, None]
+    return _by_scores(X, codebook, name, count, masked, block_size)
+
+
+@accelerated(kernels.best_matching_units)
+def nearest(X, codebook, *, block_size=None):
+    """The unit of the least |x - w| for each row, the first of equals, and that distance: (n,)"""
+    units, distances = _by_scores(X, codebook, "euclidean", 1, False, block_size)
+    return units[:, 0], distances[:, 0]
+
+
+def _by_scores(X, codebook, name, count, masked, block_size):
     xp, k = namespace([X]), len(codebook)
     distance = DISTANCES[name](codebook, masked)
     units = xp.empty((len(X), count), np.int64)
@@ -193,7 +209,8 @@ def distances_to_units(X, codebook, name="euclidean", *, masked=False):
 # ------------------------------------------------------------------------------- batch rule
 
 
-def unit_sums(values, weight, units, k):
+@accelerated(kernels.unit_sums)
+def unit_sums(values, weight, units, *, k):
     """For each unit the weighted sum of its rows' values, in float64: (n, m) -> (k, m)"""
     xp = namespace([values])
     columns = (column if weight is None else column * weight for column in values.T)
@@ -215,10 +232,10 @@ def batch_step(X, weight, codebook, grid, neighborhood, radius, *, name, rate=1.
     units = units[:, 0]
     if masked:
         observed = ~xp.isnan(X)
-        sums = unit_sums(xp.where(observed, X, 0), weight, units, k)
-        counts = unit_sums(observed.astype(X.dtype), weight, units, k)
+        sums = unit_sums(xp.where(observed, X, 0), weight, units, k=k)
+        counts = unit_sums(observed.astype(X.dtype), weight, units, k=k)
     else:
-        sums = unit_sums(X, weight, units, k)
+        sums = unit_sums(X, weight, units, k=k)
         counts = xp.bincount(units, weight, k).astype(np.float64)[:, None]
     smoothed = smooth(grid, xp.concatenate([sums, counts], axis=1), neighborhood, radius)
     total = smoothed[:, sums.shape[1] :]  # (k, d) or (k, 1)
