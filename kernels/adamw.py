@@ -49,7 +49,7 @@ def row(u, b1, b2):
 # ------------------------------------------------------------------------------------ on CUDA
 
 
-MOST = 56  # parameters in one launch, as in adamw.cu: a table of less than 4 KB
+MOST = 50  # parameters in one launch, as in adamw.cu: a table of less than 4 KB
 CHUNK = 4096  # entries of a block
 
 
@@ -76,12 +76,14 @@ def cuda_table(updates, b1, b2):
     for i, u in enumerate(updates):
         pointers = [a.data.ptr for a in (u.w, *u.slots, u.g)]
         numbers = (1 - u.lr * u.decay, u.lr / (1 - b1**u.steps), (1 - b2**u.steps) ** -0.5)
-        table[i] = (*pointers, u.w.size, first, *numbers)
+        there = 0 if u.numbers is None else u.numbers.data.ptr
+        table[i] = (*pointers, u.w.size, first, *numbers, there)
         first += cuda.blocks(u.w.size, CHUNK)
     return table, first
 
 
 ROW = np.dtype([(name, "u8") for name in ("w", "m", "v", "g")]
                + [("n", "i8"), ("first", "i8")]
-               + [(name, "f8") for name in ("keep", "rate", "correction")])  # fmt: skip
+               + [(name, "f8") for name in ("keep", "rate", "correction")]
+               + [("numbers", "u8")])  # fmt: skip
 on_cuda = cuda.Twin(cuda_supports, cuda_forward)

@@ -7,10 +7,14 @@ By the greatest score (x - c).(w - c) - |w - c|^2 / 2, c the units' mean: a matr
 units equally near the first is taken. Bytes: x once, w once for 32 rows, 16 for each row out.
 Accuracy: the scores' as of any product, d ulp of |x - c| |w - c| at worst; |x|^2 and |w|^2 are
 added up in double. Row by row: the same bits with any number of threads.
+
+On CUDA (som.cu) the squares of the differences are added up themselves, in x's dtype: nothing
+cancels. 3 n k d operations, of which the bytes are few.
 """
 
 import numpy as np
 
+from . import cuda
 from .native import contiguous, level, rows, run, runs
 
 
@@ -25,3 +29,26 @@ def forward(xp, X, codebook, *, block_size=None):
     run("best_matching_units", X, X.strides[0] // X.itemsize, codebook, center, units, distances,
         len(X), *codebook.shape)  # fmt: skip
     return units, distances
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+
+
+ROWS = 128  # of a block, a thread each
+
+
+def cuda_supports(xp, X, codebook, *, block_size=None):
+    fits = X.ndim == codebook.ndim == 2 and X.shape[1] == codebook.shape[1]
+    return fits and cuda.runs(xp, X, codebook, dtypes=("float32", "float64"))
+
+
+def cuda_forward(xp, X, codebook, *, block_size=None):
+    X, codebook = cuda.contiguous(xp, X, codebook)
+    (n, d), k = X.shape, len(codebook)
+    units, squares = xp.empty(n, np.int64), xp.empty(n, X.dtype)
+    cuda.launch(xp, "som", f"best_matching_units<{cuda.type_of(X)}>", cuda.blocks(n, ROWS),
+                (X, codebook, units, squares, *map(cuda.i4, (n, k, d))), threads=ROWS)  # fmt: skip
+    return units, xp.sqrt(squares)
+
+
+on_cuda = cuda.Twin(cuda_supports, cuda_forward)

@@ -41,21 +41,25 @@ __global__ void best_matching_units(const T *x, const T *w, long long *unit, T *
   square[row] = best;
 }
 
-// sums[j] = sum of weight_i x_i over the rows of unit j;  total[j] = that of weight_i
+// sums[j] = sum of weight_i x_i over the rows of unit j;  total[j] = that of weight_i (or their number)
 //
 // Rows are sorted by unit (order), unit j has those from starts[j] to starts[j + 1]: a block adds
-// up one unit's, in their order: the same bits every time. Bytes: x read once, sums written once.
+// up one unit's, in their order and in double: the same bits every time.
+// Bytes: x read once, sums written once.
 template <class T>
-__global__ void unit_sums(const T *x, const T *weight, const long long *order, const long long *starts, T *sums,
-                          T *total, int d) {
+__global__ void unit_sums(const T *x, const T *weight, const long long *order, const long long *starts, double *sums,
+                          double *total, int d) {
   long long first = starts[blockIdx.x], last = starts[blockIdx.x + 1];
   for (int f = threadIdx.x; f < d; f += blockDim.x) {
-    T sum = 0;
-    for (long long p = first; p < last; p++) sum += weight[order[p]] * x[order[p] * d + f];
+    double sum = 0;
+    for (long long p = first; p < last; p++) {
+      long long row = order[p];
+      sum += (weight ? double(weight[row]) : 1.0) * double(x[row * d + f]);
+    }
     sums[(long long)blockIdx.x * d + f] = sum;
   }
   if (threadIdx.x) return;
-  T sum = 0;
-  for (long long p = first; p < last; p++) sum += weight[order[p]];
+  double sum = 0;
+  for (long long p = first; p < last; p++) sum += weight ? double(weight[order[p]]) : 1.0;
   total[blockIdx.x] = sum;
 }

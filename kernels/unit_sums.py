@@ -7,6 +7,7 @@ bits with any number of threads.
 
 import numpy as np
 
+from . import cuda
 from .native import contiguous, rows, run, runs
 
 
@@ -22,3 +23,26 @@ def forward(xp, values, weight, units, *, k):
     run("unit_sums", values, values.strides[0] // values.itemsize, weight, units, sums,
         len(values), *sums.shape)  # fmt: skip
     return sums
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+
+
+def cuda_supports(xp, values, weight, units, *, k):
+    known = (values,) if weight is None else (values, weight)
+    return values.ndim == 2 and cuda.runs(xp, *known, dtypes=("float32", "float64"))
+
+
+def cuda_forward(xp, values, weight, units, *, k):
+    (values,) = cuda.contiguous(xp, values)
+    d, order = values.shape[1], xp.argsort(units, kind="stable")
+    starts = xp.searchsorted(units[order], xp.arange(k + 1))
+    sums, total = xp.empty((k, d)), xp.empty(k)
+    threads = min(256, 32 * cuda.blocks(d, 32))
+    cuda.launch(xp, "som", f"unit_sums<{cuda.type_of(values)}>", k,
+                (values, weight, order, starts, sums, total, cuda.i4(d)),
+                threads=threads)  # fmt: skip
+    return sums
+
+
+on_cuda = cuda.Twin(cuda_supports, cuda_forward)

@@ -10,7 +10,8 @@ import pytest
 
 import tinygrad_ml as tg
 from tinygrad_ml import functional as F
-from tinygrad_ml import kernels, optim, quant
+from tinygrad_ml import backend, kernels, optim, quant
+from tinygrad_ml.estimators import SOM
 
 # of the largest entry: a rounding at the end for halves, some 8 in sums of 40 for the others
 TOLERANCE = {"float32": 1e-6, "float64": 2e-15, "float16": 1e-3, "bfloat16": 8e-3}
@@ -211,8 +212,26 @@ def test_sums_of_the_units():
     x, weight, units = numbers(n, d).astype("f4"), numbers(n).astype("f4"), indices(k - 1, n)
     order = np.argsort(units, kind="stable")
     starts = np.searchsorted(units[order], np.arange(k + 1)).astype("i8")
-    sums, total = np.empty((k, d), "f4"), np.empty(k, "f4")
+    sums, total = np.empty((k, d)), np.empty(k)
     som("unit_sums<float>", k, x, weight, order, starts, sums, total, np.int32(d))
     onehot = (units[:, None] == np.arange(k)) * weight[:, None].astype("f8")
-    np.testing.assert_allclose(sums, onehot.T @ x, rtol=0, atol=1e-5)  # sums of 10 numbers
-    np.testing.assert_allclose(total, onehot.sum(0), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(sums, onehot.T @ x, rtol=0, atol=1e-14)  # sums of 10, in double
+    np.testing.assert_allclose(total, onehot.sum(0), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_map_learns_by_the_kernels_what_it_learns_by_the_definition(cuda, dtype, weighted):
+    X, weight = numbers(70, 5).astype(dtype), np.abs(numbers(70)) if weighted else None
+
+    def learned(device):
+        given = [None if a is None else backend.to_device(a, device) for a in (X, weight)]
+        return SOM((4, 3), max_iter=3, random_state=0).fit(given[0], sample_weight=given[1])
+
+    with cuda():
+        there = learned("cuda")
+    here = learned("cpu")
+    assert backend.device_of(there.codebook_) == "cuda:0"
+    bound = 1e-5 if dtype == "float32" else 1e-12  # three epochs of a product and its rounding
+    np.testing.assert_allclose(backend.to_host(there.codebook_), here.codebook_, atol=bound)
+    np.testing.assert_allclose(there.quantization_errors_, here.quantization_errors_, rtol=bound)

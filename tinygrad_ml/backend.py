@@ -72,8 +72,9 @@ def to_device(array, device):
         return to_host(array)
     cupy = _cupy(device)
     current = cupy.cuda.Device() if device == "cuda" else cupy.cuda.Device(_index(device))
+    graph = _recorded.get()
     with current:
-        return cupy.asarray(array)
+        return cupy.asarray(array) if graph is None else graph.constant(array)
 
 
 def from_dlpack(x):
@@ -139,6 +140,75 @@ def _cupy(device):
     if device != "cuda" and _index(device) >= count:
         raise DeviceError(f"device {device!r}: this machine has {count} GPU(s), counted from 0")
     return cupy
+
+
+# -------------------------------------------------------------------------------------- graphs
+
+
+_recorded = ContextVar("recorded", default=None)  # the Graph that is being recorded
+
+
+def is_recorded():
+    """Whether what is done now is only recorded, to be done later and again."""
+    return _recorded.get() is not None
+
+
+class Graph:
+    """A CUDA graph: what a function did on the current GPU, done again by one call.
+
+        graph = Graph()
+        with graph.memory():
+            f()                     # kernels are compiled, cuBLAS wakes up, memory is there
+        with graph.recording():
+            f()                     # does nothing yet
+        graph.launch()              # on the current stream; f's arrays have the new numbers
+
+    The arrays that f makes live in a pool of their own, for the graph writes to them ever again.
+    What f takes from the host is what it was at the time of recording.
+    """
+
+    def __init__(self):
+        cupy = self.cupy = _cupy("cuda")
+        self.pool, self.stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
+        self.beside, self.constants, self.graph = cupy.cuda.Stream(non_blocking=True), [], None
+
+    @contextmanager
+    def memory(self):
+        """What runs here runs now, on the stream and in the memory of the recording to come."""
+        self.cupy.cuda.get_current_stream().synchronize()
+        with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
+            yield
+            self.stream.synchronize()
+
+    @contextmanager
+    def recording(self):
+        """What runs here is recorded; DeviceError if it waits for the device."""
+        token = None
+        with self.memory():
+            self.stream.begin_capture()
+            try:
+                token = _recorded.set(self)
+                yield
+            except (self.cupy.cuda.runtime.CUDARuntimeError, RuntimeError) as error:
+                if "ynchron" in str(error) or "apture" in str(error) or "waits" in str(error):
+                    raise DeviceError(
+                        f"a recorded step must not look at its numbers, or take any from the host: "
+                        f"cupy says {error}"
+                    ) from error
+                raise
+            finally:
+                _recorded.reset(token)
+                self.graph = self.stream.end_capture()
+
+    def constant(self, array):
+        """A host array on the device, copied while the recording stands beside."""
+        with self.beside:
+            self.constants.append(self.cupy.asarray(array))
+            self.beside.synchronize()
+        return self.constants[-1]
+
+    def launch(self):
+        self.graph.launch()
 
 
 # ------------------------------------------------------------------------------------ products

@@ -26,6 +26,7 @@ from .arrays import (
     square,
 )
 from .autograd import op
+from .backend import DeviceError, is_recorded
 from .fused import accelerated, fused
 
 # -------------------------------------------------------------------------------- activations
@@ -112,6 +113,10 @@ def dropout(x, p, rng=None):
         raise ValueError(f"p: got {p}, expected a probability from 0 to 1")
     if rng is None or p == 0:
         return x
+    if is_recorded():
+        raise DeviceError(
+            "dropout: in a recorded step every launch would drop the same entries; pass rng=None"
+        )
     return dropped(x, p=p, key=int(rng.integers(2**64, dtype="uint64")))
 
 

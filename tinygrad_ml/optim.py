@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import dtypes, kernels
-from .backend import namespace, to_device, to_host
+from .backend import is_recorded, namespace, to_device, to_host
 from .fused import accelerated
 from .tensor import Tensor
 
@@ -39,6 +39,7 @@ class Update(NamedTuple):
     lr: float
     decay: float
     steps: int
+    numbers: Any = None  # of AdamW in a CUDA graph: keep, rate and correction, on the device
 
 
 class Optimizer:
@@ -271,6 +272,50 @@ class Adam(Optimizer):
         """The update without what AdamW does not do: a decay within the gradient."""
         return u._replace(g=u.g + u.decay * u.w, decay=0.0) if u.decay else u
 
+    # --- in a CUDA graph, where a number of Python's would stay what it was (train/captured.py)
+
+    numbers = None  # {name: array on the device} while the optimiser is part of a graph
+
+    def _update(self, name, p, group, lr):
+        u = super()._update(name, p, group, lr)
+        if self.numbers is None or not is_recorded():
+            return u
+        if name not in self.numbers:
+            raise ValueError(f"step: {name} had no gradient in the first call, and has one now")
+        return u._replace(numbers=self.numbers[name])
+
+    def to_graph(self):
+        """Keep what changes from step to step on the device, for all that has been updated."""
+        arrays = {name: p.data for name, p, _ in self._each() if name in self.state}
+        self.numbers = {
+            name: namespace([a]).zeros(3, self.state[name]["m"].dtype) for name, a in arrays.items()
+        }
+
+    def send_numbers(self):
+        """The numbers of the step that was counted last, to the device; nothing waits."""
+        factor = self.schedule(self.steps - 1)
+        for name, p, group in self._each():
+            if name in self.numbers:
+                decay = group["weight_decay"] if self.decays(p) and type(self) is AdamW else 0.0
+                steps, (b1, b2) = self.state[name]["steps"], group["betas"]
+                found = numbers_of(group["lr"] * factor, decay, b1, b2, steps)
+                there = self.numbers[name]
+                there[...] = to_device(np.array(found, there.dtype), p.device)
+
+    def count(self):
+        """A step that a graph makes: what Python knows of it."""
+        self.steps += 1
+        for name, p, _ in self._each():
+            if name in self.numbers:
+                self.state[name]["steps"] += 1
+                p.version[0] += 1
+                self.versions[name] = p.version[0]
+
+
+def numbers_of(lr, decay, b1, b2, steps):
+    """keep = 1 - lr decay, rate = lr / (1 - b1^t), correction = 1 / sqrt(1 - b2^t)"""
+    return 1 - lr * decay, lr / (1 - b1**steps), (1 - b2**steps) ** -0.5
+
 
 def _by_settings(updates):
     """Pairs ({betas, eps}, the updates of one dtype that share them)."""
@@ -287,21 +332,22 @@ def adamw(updates, *, betas, eps):
     for u in updates:
         xp = namespace([u.w, u.g, *u.slots])
         for w, g, m, v in _pieces(xp, u.w, u.g, *u.slots):
-            _descend(w, g, m, v, u.lr, betas, eps, u.decay, u.steps)
+            plain = numbers_of(u.lr, u.decay, *betas, u.steps)
+            _descend(w, g, m, v, betas, eps, u.decay, *(plain if u.numbers is None else u.numbers))
 
 
-def _descend(w, g, m, v, lr, betas, eps, decay, steps):
+def _descend(w, g, m, v, betas, eps, decay, keep, rate, correction):
     b1, b2 = betas
     if decay:
-        w *= 1 - lr * decay
+        w *= keep
     m *= b1
     m += (1 - b1) * g
     v *= b2
     v += (1 - b2) * (g * g)
     spread = v**0.5
-    spread *= (1 - b2**steps) ** -0.5
+    spread *= correction
     spread += eps
-    w -= lr / (1 - b1**steps) * m / spread
+    w -= rate * m / spread
 
 
 class AdamW(Adam):
@@ -427,6 +473,22 @@ def clip_grad_norm(parameters, max_norm):
             p.grad = None
         elif norm > max_norm:
             p.grad = _scaled(p.grad, max_norm / norm)
+    return norm
+
+
+def scale_gradients(parameters, max_norm):
+    """clip_grad_norm without looking: the norm stays on the device, and nothing waits for it.
+
+    Returns it, a 0-d array. If it is NaN or inf every gradient becomes 0. In float32.
+    """
+    trained = [p for p in parameters if p.grad is not None]
+    xp = namespace([p.grad.data for p in trained])
+    squared = [(g * g).sum() for g in (p.grad.data.astype(dtypes.float32) for p in trained)]
+    norm = xp.sqrt(xp.stack(squared).sum())
+    factor = xp.where(xp.isfinite(norm), xp.minimum(1, max_norm / norm), 0)
+    for p in trained:
+        kept = xp.where(xp.isfinite(norm), p.grad.data, 0)  # 0 times inf would be NaN
+        p.grad = Tensor.wrap((kept * factor).astype(p.grad.dtype, copy=False))
     return norm
 
 

@@ -37,7 +37,20 @@ def signatures():
         found["cublas." + name] = parameters(getattr(cublas, name))
     for name in ("RawModule", "RawKernel"):
         found[name] = parameters(getattr(cupy, name))
+    for kind, names in CUDA.items():
+        for name in names.split():
+            found[f"cuda.{kind}.{name}"] = parameters(getattr(getattr(cupy.cuda, kind), name))
+    for name in ("using_allocator", "get_current_stream", "get_elapsed_time"):
+        found["cuda." + name] = parameters(getattr(cupy.cuda, name))
     return found
+
+
+CUDA = {  # classes of cupy.cuda, and what the library calls of them
+    "Stream": "begin_capture end_capture synchronize",
+    "Graph": "launch",
+    "Event": "record synchronize",
+    "MemoryPool": "malloc used_bytes total_bytes",
+}
 
 
 def parameters(f):

@@ -38,6 +38,8 @@ class Count:
     @classmethod
     def sync(cls, what):
         cls.syncs += 1
+        if Stream.now().recorded is not None:
+            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what}")
         if not cls.allowed:
             raise DeviceSynchronized(f"{what} waits for the device")
 
@@ -90,7 +92,8 @@ class ndarray:
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         """numpy's scalars go with our arrays, as with cupy's; its arrays do not."""
-        return wrap(getattr(ufunc, method)(*map(hosts, inputs), **options))
+        given = [hosts(i) for i in inputs]
+        return wrap(done(lambda: getattr(ufunc, method)(*given, **options)))
 
     shape = property(lambda self: self._host.shape)
     ndim = property(lambda self: self._host.ndim)
@@ -138,12 +141,12 @@ class ndarray:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index):
-        got = host(self, partial=True)[indices(index)]
-        return wrap(np.asarray(got), self)
+        whole, where = host(self, partial=True), indices(index)
+        return wrap(done(lambda: np.asarray(whole[where])), self)
 
     def __setitem__(self, index, value):
-        value = hosts(value)
-        _written(self)[indices(index)] = value
+        value, whole, where = hosts(value), _written(self), indices(index)
+        done(lambda: whole.__setitem__(where, value))
 
     def __dlpack__(self, **options):
         return self._host.__dlpack__(**options)
@@ -249,7 +252,7 @@ def function(name):
         if out is not None:
             outs = out if isinstance(out, tuple) else (out,)
             others["out"] = tuple(map(_written, outs)) if isinstance(out, tuple) else _written(out)
-        result = theirs(*arguments, **others)
+        result = done(lambda: theirs(*arguments, **others))
         if out is not None:
             return out[0] if isinstance(out, tuple) and len(out) == 1 else out
         return wrap(result, next((a for a in args if isinstance(a, ndarray)), None))
@@ -267,7 +270,8 @@ DROPPED = {"blocking"}
 
 def _part(theirs, part):
     def call(*args, **options):
-        return wrap(getattr(theirs, part)(*map(hosts, args), **options))
+        given = [hosts(a) for a in args]
+        return wrap(done(lambda: getattr(theirs, part)(*given, **options)))
 
     return call
 
@@ -289,15 +293,15 @@ def method(name):
         if name == "nonzero":
             Count.sync(name)
         if name == "fill":
-            return _written(self).fill(*map(hosts, args))
+            whole, value = _written(self), hosts(args[0])
+            return done(lambda: whole.fill(value))
         out = options.pop("out", None)
         if out is not None:
             options["out"] = _written(out)
         theirs = getattr(host(self, partial=name in VIEWS), name)
         arguments, others = hosts(list(args)), {k: hosts(v) for k, v in options.items()}
-        result = theirs(
-            *arguments, **{k: v for k, v in others.items() if v is not None or k == "axis"}
-        )
+        others = {k: v for k, v in others.items() if v is not None or k == "axis"}
+        result = done(lambda: theirs(*arguments, **others))
         return out if out is not None else wrap(result, self)
 
     call.__name__ = name
@@ -321,7 +325,8 @@ def operator(name):
         if name in ("__matmul__", "__rmatmul__"):
             pair = (self, *others) if name == "__matmul__" else (*others, self)
             return matmul(*pair)
-        result = getattr(host(self), name)(*map(hosts, others))
+        mine, given = host(self), [hosts(o) for o in others]
+        result = done(lambda: getattr(mine, name)(*given))
         if result is self._host:
             return self
         return NotImplemented if result is NotImplemented else wrap(result)
@@ -390,13 +395,17 @@ def matmul(*args, **options):
     if BFLOAT16 in halves and max(a.ndim, b.ndim) > 2:
         raise TypeError("batches of bfloat16 fall into cupy's product of integers, and fail")
     a, b = hosts(a, "cupy.matmul"), hosts(b, "cupy.matmul")
-    wide = (a.astype(np.float32), b.astype(np.float32)) if halves and a.dtype == b.dtype else (a, b)
-    found = np.matmul(*wide)
-    found = found.astype(a.dtype) if wide[0] is not a else found
+    narrow = bool(halves) and a.dtype == b.dtype
+
+    def product():
+        wide = (a.astype(np.float32), b.astype(np.float32)) if narrow else (a, b)
+        return np.matmul(*wide).astype(a.dtype) if narrow else np.matmul(*wide)
+
     out = options.get("out")
     if out is None:
-        return wrap(found)
-    _written(out)[...] = found
+        return wrap(done(product))
+    whole = _written(out)
+    done(lambda: whole.__setitem__(..., product()))
     return out
 
 
@@ -419,8 +428,11 @@ def empty_like(prototype, dtype=None, order="K", subok=None, shape=None):
 
 def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
     if isinstance(obj, ndarray):
-        obj = host(obj)
-    elif isinstance(obj, list | tuple):
+        whole = host(obj)
+        return wrap(done(lambda: np.array(whole, dtype, copy=True, order=order, ndmin=ndmin)))
+    if Stream.now().recorded is not None:
+        raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: a copy from the host's memory")
+    if isinstance(obj, list | tuple):
         obj = [host(o) if isinstance(o, ndarray) else o for o in obj]
     return ndarray(np.array(obj, dtype, copy=True, order=order, ndmin=ndmin))
 
@@ -435,7 +447,10 @@ def ascontiguousarray(a, dtype=None):
     fits = isinstance(a, ndarray) and (dtype is None or a.dtype == np.dtype(dtype))
     if fits and a.flags.c_contiguous and a.ndim:
         return a
-    return ndarray(np.ascontiguousarray(hosts(a), dtype))
+    if not isinstance(a, ndarray):
+        return array(np.ascontiguousarray(a, dtype))
+    whole = hosts(a)
+    return wrap(done(lambda: np.ascontiguousarray(whole, dtype)))
 
 
 def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
@@ -450,7 +465,8 @@ def scatter_add(a, slices, value):
     index, length = indices(slices), len(a)
     if isinstance(index, np.ndarray) and index.dtype.kind in "iu":
         index = index % max(length, 1)
-    np.add.at(_written(a), index, hosts(value))
+    whole, value = _written(a), hosts(value)
+    done(lambda: np.add.at(whole, index, value))
 
 
 # ------------------------------------------------------------------------------------- kernels
@@ -489,8 +505,9 @@ class RawKernel:
             # a table with pointers in it
             owners |= {id(r): r for r in map(root, list(_owners.values())) if r.flags.c_contiguous}
         masks = {id(r._host): r._unwritten for r in owners.values() if r._unwritten is not None}
-        self._kernel(grid, block, [_window(a) for a in args], shared_mem=shared_mem,
-                     written=masks, reachable=[r._host for r in owners.values()])  # fmt: skip
+        windows, reachable = [_window(a) for a in args], [r._host for r in owners.values()]
+        done(lambda: self._kernel(grid, block, windows, shared_mem=shared_mem,
+                                  written=masks, reachable=reachable))  # fmt: skip
 
 
 def _array_of(argument):
@@ -531,6 +548,7 @@ COMPUTE_32F, COMPUTE_TF32 = 68, 77
 
 def _to_tf32(x):
     """float32 rounded to 10 bits of mantissa."""
+    x = np.ascontiguousarray(x)
     return ((x.view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
 
 
@@ -550,15 +568,19 @@ def gemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, 
             raise launch.KernelError("cublas: a leading dimension shorter than its columns")
         steps = (leading, 1) if transposed else (1, leading)
         strides = [dtype.itemsize * s for s in (stride, *steps)]
-        found = _at(pointer, dtype, (batchCount, rows, columns), strides).astype(np.float32)
-        return _to_tf32(found) if kind == 0 else found
+        return _at(pointer, dtype, (batchCount, rows, columns), strides)
 
     a = operand(A, Atype, lda, strideA, transa, m, k)
     b = operand(B, Btype, ldb, strideB, transb, k, n)
     size = np.dtype(TYPES[Ctype]).itemsize
     c = _at(C, TYPES[Ctype], (batchCount, m, n), [size * s for s in (strideC, 1, ldc)], write=True)
-    found = one * np.matmul(a, b) + (zero * c.astype(np.float32) if zero else 0)
-    c[...] = found.astype(c.dtype)
+
+    def product():
+        left, right = (_to_tf32(x) if Atype == 0 else x.astype(np.float32) for x in (a, b))
+        found = one * np.matmul(left, right) + (zero * c.astype(np.float32) if zero else 0)
+        c[...] = found.astype(c.dtype)
+
+    done(product)
 
 
 # ------------------------------------------------------------------------------------ the module
@@ -584,12 +606,123 @@ class Device:
         Count.sync("synchronize")
 
 
+# --------------------------------------------------------------------------- streams and graphs
+
+
+class Stream:
+    """A stream: everything is done at once and in order. While it is captured, what is done is
+    recorded, and undone at the end of it: on a GPU it would not have happened.
+    """
+
+    stack = []  # noqa: RUF012
+
+    def __init__(self, null=False, non_blocking=False, ptds=False, *, priority=0):
+        self.null, self.recorded = null, None
+
+    @classmethod
+    def now(cls):
+        return cls.stack[-1] if cls.stack else NULL_STREAM
+
+    def __enter__(self):
+        self.stack.append(self)
+        return self
+
+    def __exit__(self, *error):
+        self.stack.pop()
+
+    def synchronize(self):
+        Count.sync("synchronize")
+
+    def begin_capture(self, mode=None):
+        if self.null:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream")
+        if _allocator[-1] == POOL.malloc:
+            raise CUDARuntimeError("a graph in the common pool: its arrays would be given away")
+        self.recorded = []
+        held = [a for a in list(_owners.values()) if a._base is None]
+        self.before = [(a, a._host.copy(), a._unwritten) for a in held]
+
+    def end_capture(self):
+        graph, self.recorded = Graph(self.recorded), None
+        for result, _ in graph.steps:
+            for a in _arrays_in(result):
+                if a.flags.writeable and a.base is None:
+                    a.reshape(-1, order="A").view(np.uint8)[...] = 0xFF
+        for a, numbers, mask in self.before:
+            a._host[...], a._unwritten = numbers, mask
+        return graph
+
+    def is_capturing(self):
+        return self.recorded is not None
+
+
+class Graph:
+    """What was recorded; `launch` does it again, with the numbers that are there now."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def launch(self, stream=None):
+        Count.launches += 1
+        for result, compute in self.steps:
+            for old, new in zip(_arrays_in(result), _arrays_in(compute()), strict=True):
+                if not np.may_share_memory(old, new):  # no view
+                    old[...] = new
+
+
+def _arrays_in(result):
+    if isinstance(result, np.ndarray | np.generic):
+        return [np.asarray(result)]
+    return [a for r in result for a in _arrays_in(r)] if isinstance(result, tuple | list) else []
+
+
+def done(compute):
+    """compute(), and recorded if the current stream is being captured."""
+    result, stream = compute(), Stream.now()
+    result = np.asarray(result) if isinstance(result, np.generic) else result
+    if stream.recorded is not None:
+        stream.recorded.append((result, compute))
+    return result
+
+
+class Event:
+    """A time; here, none passes."""
+
+    def __init__(self, block=False, disable_timing=False, interprocess=False):
+        pass
+
+    def record(self, stream=None):
+        pass
+
+    def synchronize(self):
+        Count.sync("synchronize")
+
+
+NULL_STREAM = Stream(null=True)
+
+
+@contextlib.contextmanager
+def using_allocator(allocator=None):
+    _allocator.append(allocator)
+    try:
+        yield
+    finally:
+        _allocator.pop()
+
+
 class MemoryPool:
+    def malloc(self, size):
+        raise NotImplementedError("the stand-in's arrays are numpy's")
+
     def used_bytes(self):
         return sum(a.nbytes for a in list(_owners.values()) if a._base is None)
 
     def total_bytes(self):
         return self.used_bytes()
+
+
+POOL = MemoryPool()
+_allocator = [POOL.malloc]
 
 
 @contextlib.contextmanager
@@ -655,12 +788,17 @@ def module():
         )
     )
     cupy.from_dlpack = lambda x: ndarray(x._host)
-    pool = MemoryPool()
-    cupy.get_default_memory_pool = lambda: pool
+    cupy.get_default_memory_pool = lambda: POOL
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=CUDARuntimeError)
     cupy.cuda = types.SimpleNamespace(
         runtime=runtime,
         Device=Device,
+        Stream=Stream,
+        Event=Event,
+        MemoryPool=MemoryPool,
+        get_current_stream=Stream.now,
+        get_elapsed_time=lambda start_event, end_event: 1.0,
+        using_allocator=using_allocator,
         device=types.SimpleNamespace(get_cublas_handle=lambda: 1),
     )
     return cupy

@@ -53,7 +53,7 @@ class Cache:
         kept.tokens[:, old:new] = -1
         kept.mask[:, old:new] = True
         if tokens is not None:
-            kept.tokens[:, old + p : new] = tokens
+            kept.tokens[:, old + p : new] = backend.to_host(tokens)
         if mask is not None:
             kept.mask[:, new - mask.shape[1] : new] = mask
         self._start, self.length = old, new

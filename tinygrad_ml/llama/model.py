@@ -146,7 +146,7 @@ class Llama(nn.Module):
         return self.norm(x, rng=rng)
 
     def _embed(self, tokens, embeddings, rng):
-        """(b, t, d) embeddings, and the (b, t) host array of the tokens, if there are any."""
+        """(b, t, d) embeddings, and the (b, t) array of the tokens, if there are any."""
         if (tokens is None) == (embeddings is None):
             raise ValueError("give either tokens (b, t) or embeddings (b, t, d)")
         if embeddings is not None:
@@ -154,7 +154,7 @@ class Llama(nn.Module):
                 expected = f"(b, t, {self.config.dim})"
                 raise ValueError(f"embeddings: got shape {embeddings.shape}, expected {expected}")
             return embeddings, None
-        tokens = np.asarray(backend.to_host(_ints("tokens", tokens)))
+        tokens = _ints("tokens", tokens)
         if tokens.ndim != 2 or not tokens.size:
             raise ValueError(f"tokens: got shape {tokens.shape}, expected (b, t), not empty")
         device = next(self.parameters()).device

@@ -1,0 +1,178 @@
+"""A training step as a CUDA graph: its launches are the step, over the stand-in (simulated)."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+import tinygrad_ml as tg
+from tinygrad_ml import functional as F
+from tinygrad_ml import optim
+from tinygrad_ml.llama import Llama, LlamaConfig
+from tinygrad_ml.train import Captured
+
+device = pytest.mark.parametrize("cuda", ["simulated", pytest.param("real", marks=pytest.mark.gpu)],
+                                 indirect=True)  # fmt: skip
+
+
+CONFIG = LlamaConfig(vocab_size=20, dim=16, n_layers=1, n_heads=2, n_kv_heads=1, hidden_dim=24)
+
+
+def training(dtype):
+    """A model, its optimiser with a schedule, and a step of it."""
+    model = Llama(CONFIG, rng=np.random.default_rng(0), device="cuda", dtype=dtype)
+    schedule = optim.warmup_cosine(2, 9)
+    optimizer = optim.AdamW(model.named_parameters(), lr=0.01, schedule=schedule)
+
+    def step(tokens, targets):
+        loss = model.loss(tokens, targets)
+        loss.backward()
+        optim.scale_gradients(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return model, optimizer, step
+
+
+def batches(n):
+    rng = np.random.default_rng(1)
+    for _ in range(n):
+        ids = rng.integers(0, CONFIG.vocab_size, (2, 5))
+        yield ids[:, :-1], ids[:, 1:]
+
+
+@device
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_launches_of_a_graph_are_the_steps_to_the_bit(cuda, dtype):
+    eager, ours, step = training(dtype)
+    replayed, theirs, other = training(dtype)
+    captured = Captured(other, theirs)
+    for tokens, targets in batches(4):
+        wanted = step(*(tg.tensor(x, device="cuda") for x in (tokens, targets)))
+        assert captured(tokens, targets).item() == wanted.item()
+    assert theirs.steps == ours.steps == 4 and captured.graph.graph is not None
+    for p, q in zip(eager.parameters(), replayed.parameters(), strict=True):
+        np.testing.assert_array_equal(p.astype("f4").numpy(), q.astype("f4").numpy())
+    for name, x in ours.state_dict().items():
+        np.testing.assert_array_equal(np.asarray(theirs.state_dict()[name]), np.asarray(x))
+
+
+def line(device="cuda", kind=optim.AdamW):
+    """The least there is to train: w of y = w x."""
+    w = tg.tensor([0.5, -1.0], device=device, requires_grad=True)
+    optimizer = kind([w], lr=0.1)
+
+    def step(x, y):
+        loss = ((w * x - y) ** 2).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return w, optimizer, step
+
+
+X, Y = np.array([1.0, 2.0], "f4"), np.array([3.0, 1.0], "f4")
+
+
+@device
+@pytest.mark.parametrize("kind", [optim.Adam, optim.AdamW])
+def test_what_is_not_the_devices_changes_all_the_same(cuda, kind):
+    """Arguments, the step's number, and a learning rate that is set in between."""
+    (w, ours, step), (v, theirs, other) = line(kind=kind), line(kind=kind)
+    captured = Captured(other, theirs)
+    for i in range(5):
+        ours.groups[0]["lr"] = theirs.groups[0]["lr"] = 0.1 / (1 + i)
+        given = [tg.tensor(a + i, device="cuda") for a in (X, Y)]
+        assert captured(X + i, Y + i).item() == step(*given).item()
+    np.testing.assert_array_equal(w.numpy(), v.numpy())
+
+
+@device
+def test_a_tape_from_before_a_launch_is_stale_after_it(cuda):
+    w, optimizer, step = line()
+    captured = Captured(step, optimizer)
+    for _ in range(3):
+        kept = (w * w).sum()
+        captured(X, Y)
+        with pytest.raises(tg.GraphError, match="changed by assign_"):
+            kept.backward()
+
+
+def recorded(body, device="cuda"):
+    """Two calls of a step that ends as it should, with `body` in the middle."""
+    w, optimizer, _ = line(device)
+
+    def step(x):
+        (body(w * x)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    captured = Captured(step, optimizer)
+    captured(X)
+    captured(X)
+
+
+@device
+def test_a_step_that_looks_at_its_numbers_is_refused(cuda):
+    with pytest.raises(tg.DeviceError, match="must not look at its numbers"):
+        recorded(lambda y: y * y.sum().item())
+    with pytest.raises(tg.DeviceError, match="must not look at its numbers"):
+        recorded(lambda y: y if (y.data > 0).all() else -y)
+
+
+@device
+def test_a_step_that_draws_random_numbers_is_refused(cuda):
+    rng = np.random.default_rng(0)
+    with pytest.raises(tg.DeviceError, match="dropout: in a recorded step"):
+        recorded(lambda y: F.dropout(y, 0.5, rng))
+
+
+@device
+def test_other_shapes_and_forgotten_gradients_are_refused(cuda):
+    _, optimizer, step = line()
+    captured = Captured(step, optimizer)
+    captured(X, Y)
+    with pytest.raises(ValueError, match="expected .* as at first"):
+        captured(X, Y[:1])
+    w, optimizer, _ = line()
+    with pytest.raises(ValueError, match="end it with zero_grad"):
+        Captured(lambda x: (w * x).sum().backward(), optimizer)(X)
+    with pytest.raises(TypeError, match="got SGD, expected Adam or AdamW"):
+        Captured(step, line(kind=optim.SGD)[1])
+
+
+def test_on_the_cpu_the_step_just_runs():
+    w, optimizer, step = line("cpu")
+    captured = Captured(step, optimizer)
+    v, _, other = line("cpu")
+    for _ in range(3):
+        assert captured(X, Y).item() == other(X, Y).item()
+    np.testing.assert_array_equal(w.numpy(), v.numpy())
+
+
+def test_gradients_scaled_on_the_device_are_those_that_are_clipped():
+    rng = np.random.default_rng(0)
+    for scale in (0.01, 100.0):
+        pair = [[tg.tensor(np.ones(3, "f4"), requires_grad=True) for _ in range(2)]
+                for _ in range(2)]  # fmt: skip
+        for group in pair:
+            for i, p in enumerate(group):
+                p.grad = tg.tensor(scale * np.arange(1.0, 4) * (i + 1), dtype="float32")
+        norm, same = optim.scale_gradients(pair[0], 1.0), optim.clip_grad_norm(pair[1], 1.0)
+        assert float(norm) == pytest.approx(same, rel=1e-6)
+        for p, q in zip(*pair, strict=True):
+            np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=1e-6)
+    pair[0][0].grad = tg.tensor([np.inf, 1, rng.random()], dtype="float32")
+    assert np.isinf(float(optim.scale_gradients(pair[0], 1.0)))
+    assert all((p.grad.numpy() == 0).all() for p in pair[0])
+
+
+def test_the_stand_in_has_the_parameters_of_cupys_streams_and_graphs():
+    from cuda_sim import standin
+
+    listed = [name.split(".") for name in standin.SIGNATURES if name.startswith("cuda.")]
+    for _, kind, name in (parts for parts in listed if len(parts) == 3):
+        ours = inspect.signature(getattr(getattr(standin, kind), name)).parameters
+        assert ", ".join(ours) == standin.SIGNATURES[f"cuda.{kind}.{name}"]
