@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import tinygrad_ml as tg
-from tinygrad_ml import functional as F
 from tinygrad_ml import backend, kernels, optim, quant
+from tinygrad_ml import functional as F
 from tinygrad_ml.estimators import SOM
 
 # of the largest entry: a rounding at the end for halves, some 8 in sums of 40 for the others

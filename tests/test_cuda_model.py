@@ -1,4 +1,4 @@
-"""Models and estimators on the device "cuda", over the stand-in: the numbers of the CPU."""
+"""Models and estimators on the device "cuda": the numbers of the CPU. Simulated, or on a GPU."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tinygrad_ml import backend, optim
 from tinygrad_ml.estimators import SOM, LogisticRegression
 from tinygrad_ml.llama import Llama, LlamaConfig
 
-device = pytest.mark.parametrize("cuda", ["simulated"], indirect=True)
+device = pytest.mark.usefixtures("cuda")
 CONFIG = LlamaConfig(vocab_size=50, dim=32, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=48)
 TOKENS = np.arange(14).reshape(2, 7) * 5 % 50
 

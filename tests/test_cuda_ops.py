@@ -1,6 +1,7 @@
 """Every registered function on the device "cuda": value, gradient and its gradient as on the CPU.
 
-Over the stand-in for cupy, where anything of numpy's that slips in is an error.
+Over the stand-in for cupy, where anything of numpy's that slips in is an error, and with
+`pytest -m gpu` on a GPU.
 """
 
 import os
@@ -54,7 +55,6 @@ def differentiated(spec, case, device):
     return [a.numpy() for a in found]
 
 
-@pytest.mark.parametrize("cuda", ["simulated"], indirect=True)
 @pytest.mark.parametrize("name", sorted(registry.registry().keys() - ELSEWHERE))
 def test_a_function_on_cuda(cuda, name):
     spec, start = registry.find(name), zlib.crc32(name.encode()) % 10**6
@@ -65,5 +65,6 @@ def test_a_function_on_cuda(cuda, name):
         assert len(found) == len(wanted)
         for a, b in zip(found, wanted, strict=True):
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
-            scale = np.abs(b[np.isfinite(b)]).max(initial=0)  # sums may be in another order
+            # sums may be in another order, and a GPU's functions are right to a few ulp
+            scale = np.abs(b[np.isfinite(b)]).max(initial=0)
             np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-10 * scale)
