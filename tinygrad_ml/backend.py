@@ -6,7 +6,7 @@ array belongs to is read off its type, so nothing here imports cupy before someb
 """
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -183,22 +183,23 @@ class Graph:
     @contextmanager
     def recording(self):
         """What runs here is recorded; DeviceError if it waits for the device."""
-        token = None
         with self.memory():
             self.stream.begin_capture()
+            token = _recorded.set(self)
             try:
-                token = _recorded.set(self)
                 yield
-            except (self.cupy.cuda.runtime.CUDARuntimeError, RuntimeError) as error:
-                if "ynchron" in str(error) or "apture" in str(error) or "waits" in str(error):
-                    raise DeviceError(
-                        f"a recorded step must not look at its numbers, or take any from the host: "
-                        f"cupy says {error}"
-                    ) from error
-                raise
+            except Exception as error:
+                with suppress(RuntimeError):  # CUDA has spoilt the recording, and says so again
+                    self.stream.end_capture()
+                if "StreamCapture" not in str(error):
+                    raise
+                raise DeviceError(
+                    "a recorded step must not look at its numbers, nor take new ones from the "
+                    f"host: cupy says {error}"
+                ) from error
             finally:
                 _recorded.reset(token)
-                self.graph = self.stream.end_capture()
+            self.graph = self.stream.end_capture()
 
     def constant(self, array):
         """A host array on the device, copied while the recording stands beside."""

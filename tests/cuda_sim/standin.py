@@ -38,8 +38,7 @@ class Count:
     @classmethod
     def sync(cls, what):
         cls.syncs += 1
-        if Stream.now().recorded is not None:
-            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what}")
+        Stream.now().spoil(what)
         if not cls.allowed:
             raise DeviceSynchronized(f"{what} waits for the device")
 
@@ -430,8 +429,7 @@ def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocki
     if isinstance(obj, ndarray):
         whole = host(obj)
         return wrap(done(lambda: np.array(whole, dtype, copy=True, order=order, ndmin=ndmin)))
-    if Stream.now().recorded is not None:
-        raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: a copy from the host's memory")
+    Stream.now().spoil("a copy from the host's memory")
     if isinstance(obj, list | tuple):
         obj = [host(o) if isinstance(o, ndarray) else o for o in obj]
     return ndarray(np.array(obj, dtype, copy=True, order=order, ndmin=ndmin))
@@ -617,7 +615,7 @@ class Stream:
     stack = []  # noqa: RUF012
 
     def __init__(self, null=False, non_blocking=False, ptds=False, *, priority=0):
-        self.null, self.recorded = null, None
+        self.null, self.recorded, self.spoilt = null, None, False
 
     @classmethod
     def now(cls):
@@ -638,7 +636,7 @@ class Stream:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream")
         if _allocator[-1] == POOL.malloc:
             raise CUDARuntimeError("a graph in the common pool: its arrays would be given away")
-        self.recorded = []
+        self.recorded, self.spoilt = [], False
         held = [a for a in list(_owners.values()) if a._base is None]
         self.before = [(a, a._host.copy(), a._unwritten) for a in held]
 
@@ -650,7 +648,15 @@ class Stream:
                     a.reshape(-1, order="A").view(np.uint8)[...] = 0xFF
         for a, numbers, mask in self.before:
             a._host[...], a._unwritten = numbers, mask
+        if self.spoilt:
+            raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated")
         return graph
+
+    def spoil(self, what):
+        """What a stream that is being captured cannot do."""
+        if self.recorded is not None:
+            self.spoilt = True
+            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what}")
 
     def is_capturing(self):
         return self.recorded is not None
