@@ -1,5 +1,7 @@
 """Compositions: values against numpy, first and second derivatives against central differences."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -871,6 +873,21 @@ def test_random_numbers_come_from_the_generator():
 def test_creation_errors(call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+@pytest.mark.parametrize("large", [1e4, 1e8, 1e30])
+def test_gradient_of_logsumexp_is_shared_by_equal_entries_however_large(large):
+    x = tg.tensor(np.full((2, 4), large), requires_grad=True)
+    np.testing.assert_array_equal(tg.grad(tg.logsumexp(x), x).numpy(), 1 / 8)
+    np.testing.assert_array_equal(tg.grad(tg.logsumexp(x, 1).sum(), x).numpy(), 1 / 4)
+
+
+def test_gradient_of_the_variance_of_close_numbers_keeps_its_digits():
+    x = 1e6 + np.array([0.1, 0.3, 0.7])
+    exact = [Fraction(v) for v in x.tolist()]
+    expected = [float(2 * (v - sum(exact) / 3) / 3) for v in exact]
+    x = tg.tensor(x, requires_grad=True)
+    np.testing.assert_allclose(tg.grad(tg.var(x), x).numpy(), expected, rtol=1e-15)
 
 
 def test_a_nearly_certain_target_keeps_the_digits_of_its_loss_and_gradient():

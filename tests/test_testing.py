@@ -27,6 +27,10 @@ from tinygrad_ml.testing.registry import check_case
 seeds = pytest.mark.parametrize("seed", range(5))
 
 
+def _plain(x):
+    return x.data if isinstance(x, tg.Tensor) else x
+
+
 def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape)
 
@@ -117,6 +121,38 @@ def test_points_on_a_kink_are_held_to_the_one_sided_derivatives():
 def test_points_beside_a_kink_pass_when_it_is_declared():
     x = np.array([1e-9, -1e-9, 1 + 1e-9])
     check_grads(lambda x: tg.clip(x, 0, 1), [x], kinks=(0, 1))
+
+
+@seeds
+def test_no_false_alarm_beside_a_kink_of_the_first_derivative(seed):
+    x = 1 + 1e-8 * normal(seed, 6)
+    f = lambda x: tg.huber_loss(x, np.zeros(6), reduction="sum")
+    check_grads(f, [x], kinks=lambda x: abs(x) - 1, probe=False, seed=seed)
+
+
+def test_beside_a_kink_the_derivative_is_that_of_the_point_s_own_side():
+    @op
+    def relu(xp, x):
+        return xp.maximum(x, 0)
+
+    relu.vjp(x=lambda g, x: ops.where(np.abs(_plain(x)) < 1e-6, g / 2, ops.where(x > 0, g, 0)))
+    check_grads(relu, [np.array([0.0, 1.0, -1.0])], kinks=0, probe=False)
+    for beside in (1e-9, -1e-9):
+        with pytest.raises(GradientError, match="order 1"):
+            check_grads(relu, [np.array([beside, 1.0, -1.0])], kinks=0, probe=False)
+
+
+@seeds
+def test_no_false_alarm_where_gradients_are_subnormal(seed):
+    check_grads(tg.cos, [np.array(5e-324)], probe=False, seed=seed)
+
+
+@seeds
+def test_no_false_alarm_where_it_changes_within_a_millionth_of_its_input(seed):
+    x, w = np.full(2, 1686.0), np.full((4, 2), -200.0)  # 4 equal logits of 7e5
+    check_grads(
+        lambda x, w: tg.logsumexp(w @ x) - w[0] @ x, [x, w], order=1, probe=False, seed=seed
+    )
 
 
 def test_other_arguments_are_passed_through():

@@ -274,9 +274,14 @@ def variance(xp, x, *, axis=None, ddof=0, keepdims=False):
 
 
 def _variance_vjp(g, x, axis, ddof, keepdims):
-    """2 (x_i - mean x) / (n - ddof): the mean's own part sums to zero."""
+    """2 (x_i - mean x) / (n - ddof): the mean's own part sums to zero.
+
+    What rounding left in x - mean x of the mean, which may be large, is taken off again.
+    """
     scale = 2 / (_count(x.shape, axis) - ddof)
-    return with_axes(g, x.shape, axis, keepdims) * ((x - mean(x, axis, keepdims=True)) * scale)
+    centred = x - mean(x, axis, keepdims=True)
+    centred = centred - mean(centred, axis, keepdims=True)
+    return with_axes(g, x.shape, axis, keepdims) * (centred * scale)
 
 
 variance.vjp(x=_variance_vjp)

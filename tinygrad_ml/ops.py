@@ -11,7 +11,7 @@ Everything that the tape can derive well from these stands in functional.py.
 import math
 
 from . import kernels
-from .autograd import Op, op, widen
+from .autograd import Op, Value, op, widen
 from .backend import namespace
 from .backend import scatter_add as _scatter_add
 from .backend import to_device as _to_device
@@ -488,10 +488,18 @@ def logsumexp(xp, x, *, axis=None, keepdims=False):
     m = _finite(xp, x.max(axis=axis, keepdims=True))
     y = m + xp.log(xp.exp(x - m).sum(axis=axis, keepdims=True))
     return y if keepdims else y.squeeze(axes_of(axis, x.ndim))
-logsumexp.vjp(x=lambda g, y, x, axis, keepdims:
-              with_axes(g, x.shape, axis, keepdims) *
-              exp(x - where(y == -math.inf, 0, y) if keepdims else
-                  x - with_axes(where(y == -math.inf, 0, y), x.shape, axis, keepdims)))
+
+
+def _logsumexp_vjp(g, x, axis, keepdims):
+    """g e_i / sum_j e_j,  e = exp(x - max x): y, in which max x and the logarithm are rounded into
+    one, would not do for exp(x - y) where x is large.
+    """
+    a = x.data if isinstance(x, Value) else x
+    e = exp(x - _finite(namespace([a]), a.max(axis=axis, keepdims=True)))
+    total = sum(e, axis=axis, keepdims=True)
+    total = where(total == 0, 1, total)  # of -inf alone
+    return with_axes(g, x.shape, axis, keepdims) * (e / total)
+logsumexp.vjp(x=_logsumexp_vjp)
 
 
 def _finite(xp, m):

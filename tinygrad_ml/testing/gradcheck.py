@@ -24,7 +24,7 @@ from .. import dtypes, ops
 from ..autograd import Value, grad
 from ..tensor import Tensor
 from ..transforms import jvp, vjp
-from .oracles import EPS, Slope, complex_step, difference, jitter, one_sided
+from .oracles import EPS, STEPS, Slope, complex_step, difference, jitter, one_sided
 from .strategies import KEEPING, laid_out
 
 FULL = 64  # up to so many inputs the whole Jacobian is compared
@@ -277,7 +277,7 @@ class Check:
         if k == 1:
             self._value_agrees(flat, value, size)
         for v, slope in zip(units, slopes, strict=True):
-            if _kinked(slope, size):
+            if _kinked(slope, size) or self._beside_kink(flat, v * scale):
                 rough = rough | (v != 0)
         wide = wide * ~rough
         V = [*(units * scale), *(wide * scale)]
@@ -355,7 +355,7 @@ class Check:
         slope = difference(flat, flat.x, v, noise, smooth, self.jitter)
         vague = ~(slope.bar <= VAGUE * np.maximum(np.abs(slope.low), noise))
         if vague.any():
-            sides = one_sided(flat, flat.x, v, self.jitter)
+            sides = one_sided(flat, flat.x, v, self.jitter, smooth, kinked)
             vague &= sides.bar < slope.bar
             slope = Slope(*(np.where(vague, a, b) for a, b in zip(sides, slope, strict=True)))
         return slope
@@ -381,6 +381,13 @@ class Check:
     def _smooth(self, flat):
         here = self._switches(flat, flat.x)
         return lambda z: np.array_equal(self._switches(flat, z), here)
+
+    def _beside_kink(self, flat, v):
+        """Whether a kink is so close along v that no central difference keeps clear of it."""
+        if self.kinks is None:
+            return False
+        smooth, step = self._smooth(flat), STEPS[-4] * v  # four steps make a D4 and its bar
+        return not (smooth(flat.x + step) and smooth(flat.x - step))
 
     def _on_kink(self, flat):
         """The inputs whose least move changes a switch that is at 0."""
@@ -540,7 +547,9 @@ class Check:
         eps = dtypes.finfo(g.dtype).eps / EPS if g.size else 1
         size = np.maximum(np.abs(g), np.abs(h)) if size is None else size
         largest = np.max(np.where(np.isfinite(size), size, 0), initial=self.ordinary.get(k, 0.0))
-        near = np.abs(g - h) <= self.rounding * float(eps) * largest
+        # a rounding among subnormals errs by up to half the least of them      Higham 2002, eq. 2.8
+        least = 0.5 * self.rounding / EPS * float(dtypes.finfo(g.dtype).smallest_subnormal)
+        near = np.abs(g - h) <= self.rounding * float(eps) * largest + least
         if np.isnan(g).any() or np.isnan(h).any() or not finite.all():
             return bool(np.all(near | ~finite))
         return bool(near.all())

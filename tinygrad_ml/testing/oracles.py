@@ -126,16 +126,24 @@ def _refuted(fourth, bars):
     return found
 
 
-def one_sided(F, x, v, scatter=0.0):
+def one_sided(F, x, v, scatter=0.0, smooth=None, on_kink=True):
     """The interval between the left and the right derivative along v: a subgradient lies in it.
 
     Three-point differences from one side, (4 F(x + h v) - F(x + 2 h v) - 3 F(x)) / 2h.
+
+    smooth   as in `difference`. Where x lies beside a kink, not on it, F is differentiable: the side
+             without the kink knows the derivative, and the other one that beyond the kink
+    on_kink  whether v leads off a kink that x lies on: then the answer is between the two
     """
     y = F(x)
-    sides = []
+    sides, crossing = [], []
     for sign in (-1, 1):
         steps = [sign * 2.0**-k for k in range(6, 21, 2)]
         found = np.array([(4 * F(x + h * v) - F(x + 2 * h * v) - 3 * y) / (2 * h) for h in steps])
+        if smooth is not None and not on_kink:
+            within = np.array([smooth(x + h * v) and smooth(x + 2 * h * v) for h in steps])
+            found[~within] = np.nan
+            crossing.append(not within[-3:].all())
         bars = np.abs(np.diff(found, axis=0)) * 2
         rounding = 8 * EPS * np.maximum(np.abs(y), np.abs(found[1:])) + 8 * scatter
         bars += rounding / np.abs(steps[1:])[:, None]
@@ -144,5 +152,8 @@ def one_sided(F, x, v, scatter=0.0):
         best = np.argmin(bars, axis=0)[None]
         sides.append((np.take_along_axis(found[1:], best, 0)[0],
                       np.take_along_axis(bars, best, 0)[0]))  # fmt: skip
+    if any(crossing):
+        slope, bar = sides[int(crossing[0])]
+        return Slope(slope, slope, np.full(bar.shape, np.inf) if all(crossing) else bar)
     (left, left_bar), (right, right_bar) = sides
     return Slope(np.minimum(left, right), np.maximum(left, right), np.maximum(left_bar, right_bar))

@@ -6,7 +6,7 @@ import scipy.special
 
 from .. import arrays
 from .registry import Subgradient, declare
-from .specs_ops import INDICES, _clip_kinks, _runner_up, along, binary, reduction, unary
+from .specs_ops import INDICES, _clip_kinks, _runner_up, along, binary, logits, reduction, unary
 from .strategies import MILD, POSITIVE, REAL, Domain
 
 PLAIN = {"flavours": ("plain", "special")}  # no ties
@@ -78,11 +78,12 @@ declare(arrays.max, reduction(), np.max, kinks=_gaps(np.max))
 declare(arrays.min, reduction(), np.min, kinks=_gaps(np.min))
 declare(arrays.ptp, reduction(), np.ptp, kinks=lambda x, *, axis=None, keepdims=False: [
     _runner_up(x, axis, np.max), _runner_up(x, axis, np.min)])
-declare(arrays.logsumexp, reduction(), scipy.special.logsumexp)
+declare(arrays.logsumexp, logits(reduction()), scipy.special.logsumexp)
 
 
 def _var(x, *, axis=None, keepdims=False):
     centred = x - np.mean(x, axis=axis, keepdims=True)
+    centred = centred - np.mean(centred, axis=axis, keepdims=True)  # of x's size it was rounded
     return np.mean(centred * centred, axis=axis, keepdims=keepdims)
 
 

@@ -9,7 +9,7 @@ import scipy.special as special
 from .. import functional as F
 from .registry import Subgradient, declare
 from .specs_arrays import either, options, shaped
-from .specs_ops import nll, unary
+from .specs_ops import logits, nll, unary
 from .strategies import MILD, REAL, Domain
 
 NARROW = Domain(-3, 3, (0.0, -0.0, 1.0))
@@ -160,8 +160,8 @@ def _cross_entropy(logits, targets, *, reduction="mean", label_smoothing=0.0, we
     )
 
 
-declare(F.cross_entropy, lambda draw: ((draw.array((3, 4), REAL), _targets(draw)),
-        draw.pick([*REDUCTIONS, {"label_smoothing": 0.1}, {"weight": CLASS_WEIGHTS}])), _cross_entropy,
+declare(F.cross_entropy, logits(lambda draw: ((draw.array((3, 4), REAL), _targets(draw)),
+        draw.pick([*REDUCTIONS, {"label_smoothing": 0.1}, {"weight": CLASS_WEIGHTS}]))), _cross_entropy,
         rounding=CANCELS)
 declare(F.linear_cross_entropy, lambda draw: ((draw.array((3, 2), WIDE), draw.array((4, 2), WIDE),
         _targets(draw)), draw.pick(REDUCTIONS)),

@@ -5,6 +5,7 @@ import numpy as np
 import scipy.linalg
 
 from .. import linalg
+from ..autograd import Value
 from .registry import Subgradient, declare
 from .specs_arrays import options, shaped
 from .strategies import Domain
@@ -56,9 +57,23 @@ def _sym(a):
     return (a + a.swapaxes(-1, -2)) / 2
 
 
-def _even(f):
-    """Unchanged when eigenvectors change their sign: the vectors squared."""
-    return lambda a, **o: tuple(p * p if p.ndim == a.ndim else p for p in f(a, **o))
+def _signed(f, axes):
+    """Unchanged when vectors change their sign: in each the greatest entry is made positive.
+
+    axes: along which the vectors lie, for each of f's results that holds vectors (else None). Their
+    squares would not do: of an entry that is 0, LAPACK gives a rounding of the whole vector.
+    """
+
+    def signed(a):
+        return tuple(p if axis is None else p * _sign(p, axis) for p, axis in zip(f(a), axes, strict=True))
+
+    return signed
+
+
+def _sign(p, axis):
+    p = p.data if isinstance(p, Value) else p
+    greatest = np.abs(p).argmax(axis=axis, keepdims=True)
+    return np.sign(np.take_along_axis(p, greatest, axis))
 
 
 declare(linalg.inv, square(), np.linalg.inv, analytic=True, rounding=LOOSE)
@@ -90,14 +105,14 @@ declare(of_symmetric(linalg.cholesky), options(
         lambda draw: symmetric(draw, scales=(1, 1, 1e6)), {}, {"upper": True}),  # L is its root
         lambda a, *, upper=False: np.linalg.cholesky(_sym(a), upper=upper),
         name="linalg.cholesky", rounding=LOOSE)
-declare(_even(of_symmetric(linalg.eigh)), symmetric, _even(lambda a: np.linalg.eigh(_sym(a))), name="linalg.eigh",
-        rounding=LOOSE)
+declare(_signed(of_symmetric(linalg.eigh), (None, -2)), symmetric,
+        _signed(of_symmetric(np.linalg.eigh), (None, -2)), name="linalg.eigh", rounding=LOOSE)
 declare(of_symmetric(linalg.eigvalsh), symmetric, of_symmetric(np.linalg.eigvalsh),
         name="linalg.eigvalsh", rounding=LOOSE)
 for name in ("svd", "thin_svd"):
-    declare(_even(getattr(linalg, name)), tall((3, 3), (2, 3, 2), (2, 3)),
-            _even(lambda a: np.linalg.svd(a, full_matrices=False)), name=f"linalg.{name}",
-            rounding=LOOSE)
+    declare(_signed(getattr(linalg, name), (-2, None, -1)), tall((3, 3), (2, 3, 2), (2, 3)),
+            _signed(lambda a: np.linalg.svd(a, full_matrices=False), (-2, None, -1)),
+            name=f"linalg.{name}", rounding=LOOSE)
 declare(linalg.svdvals, tall((3, 3), (3, 2), (2, 3)), np.linalg.svdvals, rounding=LOOSE)
 # Householder's signs jump where all below the diagonal is exactly 0
 declare(linalg.qr, tall((3, 3), (3, 2), (2, 3), zeros=False), lambda a: tuple(np.linalg.qr(a)), rounding=LOOSE)
