@@ -12,7 +12,8 @@ reaches the same 90 to 100 % of the peak of its multiplications.
 Matrices of bfloat16 are multiplied exactly and added up in float32: by avx512_bf16 two
 multiplications a lane and instruction, which doubles the rate; elsewhere by widening in registers.
 
-Each entry is summed over k in one order: the same bits with any number of threads.
+Each entry is summed over k in one order: the same bits with any number of threads. (At the base
+level products are BLAS's, which promises nothing of the kind.)
 Accuracy: as any product's, k ulp of |A| |B| at worst, sqrt(k) usually.
 """
 

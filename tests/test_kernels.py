@@ -317,6 +317,8 @@ def test_same_bits_with_any_number_of_threads(name):
     arrays = [rng.standard_normal(shape, np.float32) for shape in LARGE[name]]
     if name in ("embedding", "linear_cross_entropy"):
         arrays.append(rng.integers(0, 60, 300))
+    if name in ("linear_cross_entropy", "linear_maps") and kernels.level() == "base":
+        pytest.skip("at the base level products are BLAS's, whose sums go by its threads")
     kernel, _ = pair(name)
     before = kernels.get_num_threads()
     try:
