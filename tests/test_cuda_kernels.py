@@ -121,6 +121,12 @@ def test_values_and_gradients(cuda, case, dtype):
         np.testing.assert_allclose(a, b, rtol=0, atol=bound)
 
 
+def test_cross_entropy_in_chunks_of_logits(cuda, monkeypatch):
+    """Then the gradient is written over the logits that it is made from."""
+    monkeypatch.setattr(kernels.linear_cross_entropy, "CUDA_CHUNK", 1500)  # 5 rows of 300
+    test_values_and_gradients(cuda, "linear_cross_entropy", "float32")
+
+
 def test_dropout_has_the_bits_of_the_cpu(cuda):
     x = numbers(1000).astype("f4")
     rngs = [np.random.default_rng(5) for _ in range(2)]
