@@ -5,7 +5,7 @@
 A model that has only read sentences learns to tell records, `slot : value | slot : value`: by
 training all of it, or by LoRA, an adapter or a prefix, with everything else frozen. Without --model
 it trains one here, on made-up sentences. --data and --test take files of E2E or WebNLG, whose
-unseen categories are scored apart; --examples are learnt from, --gentler divides the rates.
+unseen categories are scored apart; --examples are learnt from, --lr-scale times the rates.
 """
 
 import argparse
@@ -39,13 +39,13 @@ def base_model(tables, run):
     return run
 
 
-def tuned(method, model, lines, folder, steps, gentler):
+def tuned(method, model, lines, folder, steps, lr_scale):
     """The Finetuner after its steps, how long a step took, and its peak of memory in MB."""
     options, lr = METHODS[method]
     epochs = max(1, steps * 8 // len(lines.read_text().splitlines()))
     tuner = Finetuner(FinetuneSettings(
         model=str(model), data=str(lines), method=method, method_options=options,
-        lr=lr / gentler, context=384, epochs=epochs), folder / method)  # fmt: skip
+        lr=lr * lr_scale, context=384, epochs=epochs), folder / method)  # fmt: skip
     tracemalloc.start()
     tuner.gradients(tuner.draw())
     peak = tracemalloc.get_traced_memory()[1] / 1e6
@@ -70,7 +70,7 @@ def read(path, count):
     return [table for table in tables if len(table.source) < 400]
 
 
-def main(model, data, test, steps, examples, gentler):
+def main(model, data, test, steps, examples, lr_scale):
     known, asked = read(data, 300), {}
     seen = {table.category for table in known}
     for table in read(test, 10):
@@ -82,7 +82,7 @@ def main(model, data, test, steps, examples, gentler):
         (folder / "lines").write_text("".join(json.dumps(row) + "\n" for row in rows))
         model = model or base_model(known, folder / "base")
         for method in METHODS:
-            tuner, took, peak = tuned(method, model, folder / "lines", folder, steps, gentler)
+            tuner, took, peak = tuned(method, model, folder / "lines", folder, steps, lr_scale)
             count = sum(p.size for p in tuner.named.values())
             print(f"{method:8}{count:11,}{tuner.val_loss:9.3f}{took:9.0f} ms{peak:9.1f} MB")
             for part, tables in asked.items():
@@ -95,6 +95,6 @@ def main(model, data, test, steps, examples, gentler):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     for flag, default in [("model", ""), ("data", ""), ("test", ""), ("steps", 150),
-                          ("examples", 10**6), ("gentler", 1.0)]:  # fmt: skip
+                          ("examples", 10**6), ("lr-scale", 1.0)]:  # fmt: skip
         parser.add_argument("--" + flag, type=type(default), default=default)
     main(**vars(parser.parse_args()))

@@ -42,8 +42,7 @@ def forward(xp, updates, *, betas, eps):
 
 def row(u, b1, b2):
     pointers = [address(a) for a in (u.w, *u.slots, u.g)]
-    numbers = (1 - u.lr * u.decay, u.lr / (1 - b1**u.steps), (1 - b2**u.steps) ** -0.5)
-    return Parameter(*pointers, u.w.size, 0, *numbers)
+    return Parameter(*pointers, u.w.size, 0, *u.factors(b1, b2))
 
 
 # ------------------------------------------------------------------------------------ on CUDA
@@ -75,9 +74,8 @@ def cuda_table(updates, b1, b2):
     table, first = np.zeros(MOST, ROW), 0
     for i, u in enumerate(updates):
         pointers = [a.data.ptr for a in (u.w, *u.slots, u.g)]
-        numbers = (1 - u.lr * u.decay, u.lr / (1 - b1**u.steps), (1 - b2**u.steps) ** -0.5)
         there = 0 if u.numbers is None else u.numbers.data.ptr
-        table[i] = (*pointers, u.w.size, first, *numbers, there)
+        table[i] = (*pointers, u.w.size, first, *u.factors(b1, b2), there)
         first += cuda.blocks(u.w.size, CHUNK)
     return table, first
 

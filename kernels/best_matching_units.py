@@ -8,7 +8,7 @@ units equally near the first is taken. Bytes: x once, w once for 32 rows, 16 for
 Accuracy: the scores' as of any product, d ulp of |x - c| |w - c| at worst; |x|^2 and |w|^2 are
 added up in double. Row by row: the same bits with any number of threads.
 
-On CUDA (som.cu) the squares of the differences are added up themselves, in x's dtype: nothing
+On CUDA the squares of the differences are added up themselves, in x's dtype: nothing
 cancels. 3 n k d operations, of which the bytes are few.
 """
 
@@ -46,8 +46,9 @@ def cuda_forward(xp, X, codebook, *, block_size=None):
     X, codebook = cuda.contiguous(xp, X, codebook)
     (n, d), k = X.shape, len(codebook)
     units, squares = xp.empty(n, np.int64), xp.empty(n, X.dtype)
-    cuda.launch(xp, "som", f"best_matching_units<{cuda.type_of(X)}>", cuda.blocks(n, ROWS),
-                (X, codebook, units, squares, *map(cuda.i4, (n, k, d))), threads=ROWS)  # fmt: skip
+    name = f"best_matching_units<{cuda.type_of(X)}>"
+    arguments = (X, codebook, units, squares, *map(cuda.i4, (n, k, d)))
+    cuda.launch(xp, "best_matching_units", name, cuda.blocks(n, ROWS), arguments, threads=ROWS)
     return units, xp.sqrt(squares)
 
 

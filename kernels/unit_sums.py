@@ -37,11 +37,10 @@ def cuda_forward(xp, values, weight, units, *, k):
     (values,) = cuda.contiguous(xp, values)
     d, order = values.shape[1], xp.argsort(units, kind="stable")
     starts = xp.searchsorted(units[order], xp.arange(k + 1))
-    sums, total = xp.empty((k, d)), xp.empty(k)
+    sums = xp.empty((k, d))
     threads = min(256, 32 * cuda.blocks(d, 32))
-    cuda.launch(xp, "som", f"unit_sums<{cuda.type_of(values)}>", k,
-                (values, weight, order, starts, sums, total, cuda.i4(d)),
-                threads=threads)  # fmt: skip
+    cuda.launch(xp, "unit_sums", f"unit_sums<{cuda.type_of(values)}>", k,
+                (values, weight, order, starts, sums, cuda.i4(d)), threads=threads)  # fmt: skip
     return sums
 
 

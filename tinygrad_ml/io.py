@@ -39,9 +39,8 @@ DTYPES = {  # "<": a file is little-endian, whatever this machine is
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items() if dtype is not None}
 MAX_HEADER = 100_000_000  # bytes; the safetensors package refuses more
-_TEMPORARY = re.compile(
-    r"\..+\.[0-9a-f]{8}\.tmp"
-)  # what `replacing` calls a file until it is whole
+# what `replacing` calls a file until it is whole
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 class FormatError(ValueError):

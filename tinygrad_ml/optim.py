@@ -39,7 +39,11 @@ class Update(NamedTuple):
     lr: float
     decay: float
     steps: int
-    numbers: Any = None  # of AdamW in a CUDA graph: keep, rate and correction, on the device
+    numbers: Any = None  # of AdamW in a CUDA graph: its factors, on the device
+
+    def factors(self, b1, b2):
+        """The numbers of Adam's formula that change from step to step: see there."""
+        return factors(self.lr, self.decay, b1, b2, self.steps)
 
 
 class Optimizer:
@@ -298,7 +302,7 @@ class Adam(Optimizer):
             if name in self.numbers:
                 decay = group["weight_decay"] if self.decays(p) and type(self) is AdamW else 0.0
                 steps, (b1, b2) = self.state[name]["steps"], group["betas"]
-                found = numbers_of(group["lr"] * factor, decay, b1, b2, steps)
+                found = factors(group["lr"] * factor, decay, b1, b2, steps)
                 there = self.numbers[name]
                 there[...] = to_device(np.array(found, there.dtype), p.device)
 
@@ -312,7 +316,7 @@ class Adam(Optimizer):
                 self.versions[name] = p.version[0]
 
 
-def numbers_of(lr, decay, b1, b2, steps):
+def factors(lr, decay, b1, b2, steps):
     """keep = 1 - lr decay, rate = lr / (1 - b1^t), correction = 1 / sqrt(1 - b2^t)"""
     return 1 - lr * decay, lr / (1 - b1**steps), (1 - b2**steps) ** -0.5
 
@@ -332,7 +336,7 @@ def adamw(updates, *, betas, eps):
     for u in updates:
         xp = namespace([u.w, u.g, *u.slots])
         for w, g, m, v in _pieces(xp, u.w, u.g, *u.slots):
-            plain = numbers_of(u.lr, u.decay, *betas, u.steps)
+            plain = u.factors(*betas)
             _descend(w, g, m, v, betas, eps, u.decay, *(plain if u.numbers is None else u.numbers))
 
 

@@ -35,6 +35,7 @@ def expressions():
     return {
         "adamw": each("adamw_step", plain),
         "attention": each("attention_forward attention_delta attention_dq attention_dkv", heads),
+        "best_matching_units": each("best_matching_units", plain),
         "dropout": each("dropout", ALL),
         "embedding": each("embedding_backward", ALL),
         "linear_cross_entropy": each("cross_entropy_forward cross_entropy_backward", plain),
@@ -44,8 +45,8 @@ def expressions():
             *each("sum_rows", [f"{t},1" for t in ALL]),
         ],
         "rope": each("rope_turn", ALL),
-        "som": each("best_matching_units unit_sums", plain),
         "swiglu": each("swiglu_forward swiglu_backward", wide),
+        "unit_sums": each("unit_sums", plain),
     }
 
 

@@ -607,26 +607,27 @@ class Device:
 # --------------------------------------------------------------------------- streams and graphs
 
 
+_streams: list = []  # those that `with stream:` made current, the innermost last
+
+
 class Stream:
     """A stream: everything is done at once and in order. While it is captured, what is done is
     recorded, and undone at the end of it: on a GPU it would not have happened.
     """
-
-    stack = []  # noqa: RUF012
 
     def __init__(self, null=False, non_blocking=False, ptds=False, *, priority=0):
         self.null, self.recorded, self.spoilt = null, None, False
 
     @classmethod
     def now(cls):
-        return cls.stack[-1] if cls.stack else NULL_STREAM
+        return _streams[-1] if _streams else NULL_STREAM
 
     def __enter__(self):
-        self.stack.append(self)
+        _streams.append(self)
         return self
 
     def __exit__(self, *error):
-        self.stack.pop()
+        _streams.pop()
 
     def synchronize(self):
         Count.sync("synchronize")
@@ -718,7 +719,8 @@ def using_allocator(allocator=None):
 
 class MemoryPool:
     def malloc(self, size):
-        raise NotImplementedError("the stand-in's arrays are numpy's")
+        """Given to using_allocator, which here notes the pool and takes memory from numpy."""
+        raise AssertionError("only cupy's allocator calls this, and there is none")
 
     def used_bytes(self):
         return sum(a.nbytes for a in list(_owners.values()) if a._base is None)

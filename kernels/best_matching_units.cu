@@ -1,4 +1,4 @@
-// Self-organising maps: the best-matching unit of each row, and the sums of the batch rule.
+// The best-matching unit of each row        see best_matching_units.py
 #include "common.cuh"
 
 constexpr int TILE = 32;  // units and features in shared memory at a time
@@ -39,27 +39,4 @@ __global__ void best_matching_units(const T *x, const T *w, long long *unit, T *
   if (row >= n) return;
   unit[row] = nearest;
   square[row] = best;
-}
-
-// sums[j] = sum of weight_i x_i over the rows of unit j;  total[j] = that of weight_i (or their number)
-//
-// Rows are sorted by unit (order), unit j has those from starts[j] to starts[j + 1]: a block adds
-// up one unit's, in their order and in double: the same bits every time.
-// Bytes: x read once, sums written once.
-template <class T>
-__global__ void unit_sums(const T *x, const T *weight, const long long *order, const long long *starts, double *sums,
-                          double *total, int d) {
-  long long first = starts[blockIdx.x], last = starts[blockIdx.x + 1];
-  for (int f = threadIdx.x; f < d; f += blockDim.x) {
-    double sum = 0;
-    for (long long p = first; p < last; p++) {
-      long long row = order[p];
-      sum += (weight ? double(weight[row]) : 1.0) * double(x[row * d + f]);
-    }
-    sums[(long long)blockIdx.x * d + f] = sum;
-  }
-  if (threadIdx.x) return;
-  double sum = 0;
-  for (long long p = first; p < last; p++) sum += weight ? double(weight[order[p]]) : 1.0;
-  total[blockIdx.x] = sum;
 }
