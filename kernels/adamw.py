@@ -71,11 +71,11 @@ def cuda_forward(xp, updates, *, betas, eps):
 
 def cuda_table(updates, b1, b2):
     """The Table of adamw.cu, which cupy hands over by value, and the number of blocks."""
-    table, first = np.zeros(MOST, ROW), 0
+    table, first = np.zeros((), [("of", ROW, MOST)]), 0
     for i, u in enumerate(updates):
         pointers = [a.data.ptr for a in (u.w, *u.slots, u.g)]
         there = 0 if u.numbers is None else u.numbers.data.ptr
-        table[i] = (*pointers, u.w.size, first, *u.factors(b1, b2), there)
+        table["of"][i] = (*pointers, u.w.size, first, *u.factors(b1, b2), there)
         first += cuda.blocks(u.w.size, CHUNK)
     return table, first
 

@@ -1,9 +1,10 @@
 // L = log(sum_j exp(z_j)) - z_target      z: (rows, v) logits, as products left them
 //
-// A block takes a row and reads it once: each thread keeps a maximum and a sum relative to it, and
-// these are joined at the end (Milakov & Gimelshein 2018). A target below 0 is ignored: loss 0.
+// A block takes a row and reads it once, V numbers a thread at a time: each thread keeps a maximum
+// and a sum relative to it, and these are joined at the end (Milakov & Gimelshein 2018). A target
+// below 0 is ignored: loss 0.
 // Probabilities are never stored: backward makes them from top = max z and beyond = sum_j
-// exp(z_j - top) - 1, over the logits if it may. Neither is rounded into the other: beyond may be
+// exp(z_j - top) - 1, as S, the dtype of x, over the logits if it may. Neither is rounded into the other: beyond may be
 // tiny beside 1, and its logarithm beside top.
 // Bytes: forward reads the logits once, backward reads and writes them once.
 #include "common.cuh"
@@ -13,16 +14,20 @@ __device__ __forceinline__ double power(double x) { return exp(x); }
 __device__ __forceinline__ float logarithm_of_1_and(float x) { return log1pf(x); }
 __device__ __forceinline__ double logarithm_of_1_and(double x) { return log1p(x); }
 
-template <class T>
+template <class T, int V>
 __global__ void cross_entropy_forward(const T *logits, const long long *targets, T *losses, T *top, T *beyond,
                                       int v) {
   const T *z = logits + (long long)blockIdx.x * v;
   long long given = targets[blockIdx.x], target = given < 0 ? 0 : given;
-  T largest = -HUGE, sum = 0;  // of all but the target
-  for (int i = threadIdx.x; i < v; i += blockDim.x) {
-    if (i == target) continue;
-    T m = max(largest, z[i]);
-    sum = sum * power(largest - m) + power(z[i] - m);
+  T largest = -HUGE, sum = 0, some[V];  // of all but the target
+  for (int i = threadIdx.x * V; i < v; i += blockDim.x * V) {
+    load<V>(z + i, some);
+    T m = largest;
+#pragma unroll
+    for (int j = 0; j < V; j++) m = i + j == target ? m : max(m, some[j]);
+    sum *= power(largest - m);
+#pragma unroll
+    for (int j = 0; j < V; j++) sum += i + j == target ? 0 : power(some[j] - m);
     largest = m;
   }
   T m = block_max(max(largest, z[target]));
@@ -36,13 +41,18 @@ __global__ void cross_entropy_forward(const T *logits, const long long *targets,
 
 // dz_j = slope (exp(z_j - top) / (1 + beyond) - [j = target])      dz may be z
 // At the target that is minus the others' exp(z_j - top) / (1 + beyond), of which no digit is lost.
-template <class T>
+template <class T, class S, int V>
 __global__ void cross_entropy_backward(const T *logits, const long long *targets, const T *top, const T *beyond,
-                                       const T *slopes, T *dz, int v) {
+                                       const T *slopes, S *dz, int v) {
   long long row = (long long)blockIdx.x * v, target = targets[blockIdx.x];
   T m = top[blockIdx.x], more = beyond[blockIdx.x], slope = target < 0 ? T(0) : slopes[blockIdx.x] / (1 + more);
   T others = target < 0 ? T(0) : more - (power(logits[row + target] - m) - 1);
   __syncthreads();  // all have read the target's logit: one may write over it
-  for (int i = threadIdx.x; i < v; i += blockDim.x)
-    dz[row + i] = slope * (i == target ? -others : power(logits[row + i] - m));
+  T some[V];
+  for (int i = threadIdx.x * V; i < v; i += blockDim.x * V) {
+    load<V>(logits + row + i, some);
+#pragma unroll
+    for (int j = 0; j < V; j++) some[j] = slope * (i + j == target ? -others : power(some[j] - m));
+    store<V>(some, dz + row + i);
+  }
 }

@@ -99,7 +99,7 @@ def chunks(rows, v, most=None):
 # ------------------------------------------------------------------------------------ on CUDA
 
 
-CUDA_CHUNK = 1 << 27  # logits: 512 MB in float32
+CUDA_CHUNK = 1 << 29  # logits: 2 GB in float32
 
 
 def cuda_supports(xp, x, weight, targets, *, ignore_index=-100, reduction="mean"):
@@ -122,7 +122,8 @@ def cuda_forward(xp, x, weight, targets, *, ignore_index=-100, reduction="mean")
     parts, kept = chunks(len(rows), v, CUDA_CHUNK), None
     for part in parts:
         logits = cuda_product(xp, rows[part], weight.T)
-        cuda.launch(xp, "linear_cross_entropy", f"cross_entropy_forward<{cuda.type_of(logits)}>",
+        name = f"cross_entropy_forward<{cuda.type_of(logits)},{cuda.width(v, logits)}>"
+        cuda.launch(xp, "linear_cross_entropy", name,
                     len(logits), (logits, targets[part], losses[part], top[part], beyond[part],
                                   cuda.i4(v)))  # fmt: skip
         kept = logits if len(parts) == 1 else None
@@ -140,26 +141,28 @@ def cuda_backward(xp, needs, g, residuals, x, weight, targets, *, ignore_index=-
     g = g / cuda_counted(xp, targets) if reduction == "mean" else g
     slopes = xp.broadcast_to(g.astype(top.dtype), x.shape[:-1]).reshape(-1)
     (slopes,) = cuda.contiguous(xp, slopes)
-    dx = xp.empty(rows.shape, x.dtype) if needs[0] else None
-    dw = xp.zeros(weight.shape, top.dtype) if needs[1] else None
-    for part in chunks(len(rows), len(weight), CUDA_CHUNK):
+    dx, dw, v = xp.empty(rows.shape, x.dtype) if needs[0] else None, None, len(weight)
+    parts = chunks(len(rows), v, CUDA_CHUNK)
+    for part in parts:
         logits = cuda_product(xp, rows[part], weight.T) if kept is None else kept
-        slope = logits if kept is None else xp.empty_like(kept)  # a second backward may come
-        cuda.launch(xp, "linear_cross_entropy", f"cross_entropy_backward<{cuda.type_of(logits)}>",
-                    len(logits), (logits, targets[part], top[part], beyond[part], slopes[part],
-                                  slope, cuda.i4(len(weight))))  # fmt: skip
-        slope = slope.astype(x.dtype, copy=False)
+        reused = kept is None and logits.dtype == x.dtype  # else a second backward may come
+        slope = logits if reused else xp.empty(logits.shape, x.dtype)
+        name = f"{cuda.type_of(logits)},{cuda.type_of(x)},{cuda.width(v, logits)}"
+        cuda.launch(xp, "linear_cross_entropy", f"cross_entropy_backward<{name}>", len(logits),
+                    (logits, targets[part], top[part], beyond[part], slopes[part], slope,
+                     cuda.i4(v)))  # fmt: skip
         if needs[0]:
-            dx[part] = cuda_product(xp, slope, weight)
-        if needs[1]:
-            dw += cuda_product(xp, slope.T, rows[part])
+            dx[part] = cuda_product(xp, slope, weight, x.dtype)
+        if needs[1]:  # parts are added up before they are rounded
+            one = cuda_product(xp, slope.T, rows[part], x.dtype if len(parts) == 1 else top.dtype)
+            dw = one if dw is None else dw + one
     dx = None if dx is None else dx.reshape(x.shape)
     return [dx, None if dw is None else dw.astype(x.dtype, copy=False), None]
 
 
-def cuda_product(xp, a, b):
-    """a b, of halves in float32: tensor cores add up so, and nothing is rounded in between."""
-    return half_product(a, b, np.float32) if a.itemsize == 2 else xp.matmul(a, b)
+def cuda_product(xp, a, b, dtype=np.float32):
+    """a b, of halves added up in float32 and rounded to dtype at the end."""
+    return half_product(a, b, dtype) if a.itemsize == 2 else xp.matmul(a, b)
 
 
 def cuda_flat(xp, x, weight):

@@ -77,6 +77,15 @@ def to_device(array, device):
         return cupy.asarray(array) if graph is None else graph.constant(array)
 
 
+def filled(shape, value, dtype, device):
+    """A new array of one value, made where it is to be."""
+    if device is None or device == "cpu":
+        return np.full(shape, value, dtype)
+    cupy = _cupy(device)
+    with cupy.cuda.Device() if device == "cuda" else cupy.cuda.Device(_index(device)):
+        return cupy.full(shape, value, dtype)
+
+
 def from_dlpack(x):
     """A numpy or cupy array on the memory of any array that speaks DLPack; no copy."""
     kind, index = x.__dlpack_device__()
@@ -298,7 +307,29 @@ def _gemm(cupy, a, b, y):
     )  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------- adding
+# --------------------------------------------------------------------- writing where indices say
+
+
+def last_writes(xp, shape, index):
+    """For each place that [index] of an array of `shape` names, which of the writes to it is last.
+
+    Writes are counted from 0 in numpy's order; numpy lets the last one stand, cupy any.
+    """
+    last = xp.zeros(shape, np.uint64)
+    order = xp.arange(last[index].size, dtype=np.uint64).reshape(last[index].shape)
+    if _is_basic(index):
+        return order
+    xp.maximum.at(last, index, order)
+    return last[index]
+
+
+def assign(array, index, values):
+    """array[index] = values; of entries named twice the last value stands, on every device."""
+    xp = namespace([array])
+    if xp is not np and not _is_basic(index):
+        last = last_writes(xp, array.shape, index)
+        values = xp.broadcast_to(xp.asarray(values, array.dtype), last.shape).reshape(-1)[last]
+    array[index] = values
 
 
 def scatter_add(array, index, values):
@@ -306,19 +337,14 @@ def scatter_add(array, index, values):
     xp = namespace([array])
     if _is_basic(index):  # names nothing twice
         array[index] += values
-    elif xp is not np:
-        import cupyx
-
-        if array.dtype.name == "bfloat16":  # cupyx knows no such additions
-            wide = array.astype(np.float32)
-            cupyx.scatter_add(wide, index, values.astype(np.float32))
-            array[...] = wide
-        else:
-            cupyx.scatter_add(array, index, values)
+    elif xp is not np and array.dtype.name == "bfloat16":  # cupy knows no such additions
+        wide = array.astype(np.float32)
+        xp.add.at(wide, index, values.astype(np.float32))
+        array[...] = wide
     elif _many_per_row(array, index):
         _add_rows(array, index.ravel(), values.reshape(-1, *array.shape[1:]))
     else:
-        np.add.at(array, index, values)
+        xp.add.at(array, index, values)
 
 
 def _is_basic(index):

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import dtypes
 from .arrays import array_of
-from .backend import check_device, device_of, namespace, to_device
+from .backend import check_device, device_of, filled, namespace, to_device
 from .tensor import Tensor
 
 
@@ -28,7 +28,7 @@ def full(shape, value, dtype=None, device=None, requires_grad=False):
         dtype = np.asarray(value).dtype
         if not hasattr(value, "dtype") and dtype == dtypes.float64:
             dtype = dtypes.float32
-    return _made(np.full(shape, value, dtypes.as_dtype(dtype)), dtype, device, requires_grad)
+    return Tensor.leaf(filled(shape, value, dtypes.as_dtype(dtype), device), requires_grad)
 
 
 def zeros(shape, dtype="float32", device=None, requires_grad=False):

@@ -12,6 +12,8 @@ import math
 
 from . import kernels
 from .autograd import Op, Value, op, widen
+from .backend import assign as _assign
+from .backend import last_writes as _last_writes
 from .backend import namespace
 from .backend import scatter_add as _scatter_add
 from .backend import to_device as _to_device
@@ -681,7 +683,7 @@ scatter_add.vjp(x=lambda g, index: g[index])
 def index_update(xp, x, values, *, index):
     """A copy of x with x[index] = values; of entries named twice, the last value stands"""
     y = xp.array(x)
-    y[index] = values
+    _assign(y, index, values)
     return y
 index_update.vjp(x=lambda g, index: index_update(g, 0, index=index),
                  values=lambda g, x_shape, index: where(
@@ -691,10 +693,8 @@ index_update.vjp(x=lambda g, index: index_update(g, 0, index=index),
 @op
 def last_writes(xp, values, *, index, shape):
     """Which of the values written to [index] of an array of `shape` are still there at the end"""
-    place = xp.zeros(shape, "int64")
-    numbers = xp.arange(place[index].size).reshape(place[index].shape)
-    place[index] = numbers
-    return place[index] == numbers
+    last = _last_writes(xp, shape, index)
+    return last == xp.arange(last.size, dtype=last.dtype).reshape(last.shape)
 
 
 @op(half="native")

@@ -15,6 +15,7 @@ torch   the same in torch on the same GPU (eager, compiled, its flash attention)
 
 import argparse
 import datetime
+import functools
 import json
 import math
 import statistics
@@ -32,7 +33,7 @@ H100 = {"bytes": 3.35e12, "flops": 989e12, "flops32": 67e12}  # a second; SXM, d
 SIZES = {
     "full": SimpleNamespace(rows=16384, d=4096, v=32000, b=4, h=32, g=8, t=4096, k=128,
                             n=125_000_000, samples=1_000_000, features=64, side=100,
-                            copy=1 << 29, repeats=30),
+                            copy=1 << 30, repeats=30),
     "tiny": SimpleNamespace(rows=4, d=16, v=24, b=1, h=2, g=1, t=8, k=16,
                             n=300, samples=40, features=3, side=3, copy=1 << 12, repeats=2),
 }  # fmt: skip
@@ -203,35 +204,40 @@ def torch_with_cuda():
 # ------------------------------------------------------------------------------------- the clock
 
 
-def median(run, inputs, repeats):
-    """Seconds on the device of run(*inputs[i]), the inputs in rotation."""
+def median(run, inputs, repeats, flush=None):
+    """Seconds on the device of run(*inputs[i]), the inputs in rotation.
+
+    Everything is queued before anything is waited for, and a write to `flush` goes ahead of each:
+    the host is then never behind the device, and nothing is left in the cache.
+    """
     import cupy
 
     for i in range(3):
         run(*inputs[i % len(inputs)])
-    times = []
-    for i in range(repeats):
-        begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+    events = [[cupy.cuda.Event() for _ in range(2)] for _ in range(repeats)]
+    for i, (begin, end) in enumerate(events):
+        if flush is not None:
+            flush.fill(0)
         begin.record()
         run(*inputs[i % len(inputs)])
         end.record()
-        end.synchronize()
-        times.append(cupy.cuda.get_elapsed_time(begin, end) / 1e3)
-    return statistics.median(times)
+    end.synchronize()
+    return statistics.median(cupy.cuda.get_elapsed_time(*pair) for pair in events) / 1e3
 
 
-def median_in_torch(torch, run, inputs, repeats):
-    for i in range(3):
-        run(*inputs[i % len(inputs)])
-    times = []
-    for i in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        run(*inputs[i % len(inputs)])
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3)
-    return statistics.median(times)
+def throughput(run, repeats):
+    """Seconds of a run() in a row of them, by the host's clock: what a training loop waits for."""
+    import cupy
+
+    wait = cupy.cuda.Device().synchronize
+    for _ in range(3):
+        run()
+    wait()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    wait()
+    return (time.perf_counter() - start) / repeats
 
 
 def rotation(case, s):
@@ -240,11 +246,20 @@ def rotation(case, s):
 
     bytes_of_one = sum(math.prod(shape) for shape in case.shapes) * 2 or 1
     sets = 2 if s.copy < 1 << 20 else max(2, min(8, (1 << 28) // bytes_of_one))
-    rng = np.random.default_rng(0)
     make = lambda shape: tg.tensor(
-        rng.standard_normal(shape, "f4"), dtype=case.dtype, device="cuda", requires_grad=True
+        noise(shape), dtype=case.dtype, device="cuda", requires_grad=True
     )
     return [[make(shape) for shape in case.shapes] for _ in range(sets)]
+
+
+@functools.cache
+def _numbers():
+    return np.random.default_rng(0).standard_normal(1_000_003, "f4")  # a prime: no row is another
+
+
+def noise(shape):
+    """Normal numbers, soon made however many they are."""
+    return np.resize(_numbers(), shape)
 
 
 def limits(s):
@@ -256,7 +271,7 @@ def limits(s):
     m = min(8192, s.d * 2)
     found = {"bytes": 2 * s.copy / copied}
     for name, dtype in (("flops", "bfloat16"), ("flops32", "float32")):
-        a, b = (tg.tensor(np.ones((m, m), "f4"), dtype=dtype, device="cuda") for _ in range(2))
+        a, b = (tg.tensor(noise((m, m)), dtype=dtype, device="cuda") for _ in range(2))
         found[name] = 2.0 * m**3 / median(lambda a, b: a @ b, [[a, b]], s.repeats)
     return found
 
@@ -270,16 +285,23 @@ def kernels(s, reached):
 
 
 def one_kernel(case, s, reached):
+    import tinygrad_ml as tg
+
     run = case.run("cuda") if hasattr(case.run, "of_device") else case.run
     inputs = rotation(case, s)
-    took = median(run, inputs, s.repeats)
+    flush = tg.zeros((s.copy // 4,), device="cuda").data
+    took = median(run, inputs, s.repeats, flush)
     row = {"ms": 1e3 * took, "of_limit": least(case, reached) / took}
     torch = torch_with_cuda()
     if torch is not None and case.torch is not None:
         given = [[torch.from_dlpack(x.detach()).requires_grad_() for x in xs] for xs in inputs]
-        for kind in ("eager", "compiled"):
-            theirs = median_in_torch(torch, case.torch(kind == "compiled"), given, s.repeats)
-            row[f"of_torch_{kind}"] = theirs / took
+        for kind in s.torch:
+            try:
+                theirs = median(case.torch(kind == "compiled"), given, s.repeats, flush)
+            except Exception as error:
+                row[f"torch_{kind}_failed"] = f"{type(error).__name__}: {error}"[:200]
+            else:
+                row[f"of_torch_{kind}"] = theirs / took
     return row
 
 
@@ -298,15 +320,44 @@ MODELS = {  # the model, batch, context
 TINY = (dict(vocab_size=20, dim=16, n_layers=1, n_heads=2, n_kv_heads=1, hidden_dim=24), 1, 4)
 
 
+def model_of(name, s):
+    """(its LlamaConfig, batch, context)"""
+    from tinygrad_ml.llama import LlamaConfig
+
+    settings, b, t = TINY if s.copy < 1 << 20 else MODELS[name]
+    return LlamaConfig(**settings), b, t
+
+
+def weights(config):
+    """{name: array} of a model, of the size that a fresh one's are."""
+    from tinygrad_ml.llama import Llama
+
+    model = Llama(config, rng=None)
+    return {
+        name: noise(p.shape) * np.float32(0.02) if p.ndim == 2 else np.ones(p.shape, "f4")
+        for name, p in model.named_parameters()
+    }
+
+
+def torch_training(name, s, compiled):
+    """A step of the same model in torch: float32 weights, products of bfloat16 by autocast."""
+    from train_step import torch_step
+
+    config, b, t = model_of(name, s)
+    ids = np.random.default_rng(1).integers(0, config.vocab_size, (b, t + 1))
+    given = (weights(config), ids[:, :-1].copy(), ids[:, 1:].copy())
+    return torch_step(config, *given, compiled=compiled, device="cuda")
+
+
 def training(name, s):
     """(a step in bfloat16, its arguments, the optimiser, operations of a step, tokens)"""
     import tinygrad_ml as tg
     from tinygrad_ml import optim
-    from tinygrad_ml.llama import Llama, LlamaConfig
+    from tinygrad_ml.llama import Llama
 
-    settings, b, t = TINY if s.copy < 1 << 20 else MODELS[name]
-    config = LlamaConfig(**settings)
-    model = Llama(config, rng=np.random.default_rng(0), dtype="bfloat16", device="cuda")
+    config, b, t = model_of(name, s)
+    model = Llama(config, rng=None, dtype="bfloat16", device="cuda")
+    model.load_state_dict(weights(config))
     optimizer = optim.AdamW(model.named_parameters(), lr=1e-3)
 
     def step(tokens, targets):
@@ -331,15 +382,25 @@ def train(name):
 
             step, arrays, optimizer, flops, tokens = training(name, s)
             step = Captured(step, optimizer) if captured else step
-            took = median(step, [arrays], s.repeats // 3 or 1)
+            took = throughput(lambda: step(*arrays), s.repeats // 3 or 1)
             start = time.perf_counter()
             step(*arrays)
             host = time.perf_counter() - start
             return {"ms": 1e3 * took, "of_limit": flops / reached["flops"] / took,
                     "tokens_per_second": tokens / took, "host_ms": 1e3 * host}  # fmt: skip
 
-        yield guarded(f"a step of {name}", lambda: row(False))
-        yield guarded(f"a step of {name}, captured", lambda: row(True))
+        theirs = {}
+        for kind in s.torch if torch_with_cuda() else ():
+            step = guarded(kind, lambda kind=kind: torch_training(name, s, kind == "compiled"))[1]
+            if callable(step):
+                theirs[f"of_torch_{kind}"] = 1e3 * throughput(step, s.repeats // 3 or 1)
+        for label, captured in (
+            (f"a step of {name}", False),
+            (f"a step of {name}, captured", True),
+        ):
+            found = guarded(label, lambda captured=captured: row(captured))[1]
+            ratios = {k: ms / found["ms"] for k, ms in theirs.items() if "ms" in found}
+            yield label, found | ratios
 
     return part
 
@@ -360,19 +421,19 @@ def graph(s, reached):
 
 def decode(s, reached):
     def tokens():
-        from tinygrad_ml.llama import Llama, LlamaConfig
+        from tinygrad_ml.llama import Llama
 
-        settings, *_ = TINY if s.copy < 1 << 20 else MODELS["1B"]
-        model = Llama(LlamaConfig(**settings), rng=np.random.default_rng(0), dtype="bfloat16",
-                      device="cuda")  # fmt: skip
+        config, *_ = model_of("1B", s)
+        model = Llama(config, rng=None, dtype="bfloat16", device="cuda")
+        model.load_state_dict(weights(config))
         count, seconds = 64 if s.copy >= 1 << 20 else 2, []
         for n in (1, 1, count + 1):
             start = time.perf_counter()
             model.generate([[1, 2, 3]], n, eos=())
             seconds.append(time.perf_counter() - start)
         each = max(seconds[2] - seconds[1], 1e-9) / count
-        weights = sum(p.nbytes for p in model.parameters())
-        return {"ms": 1e3 * each, "of_limit": weights / reached["bytes"] / each,
+        size = sum(p.nbytes for p in model.parameters())
+        return {"ms": 1e3 * each, "of_limit": size / reached["bytes"] / each,
                 "tokens_per_second": 1 / each}  # fmt: skip
 
     yield guarded("decoding 1B, one row", tokens)
@@ -478,8 +539,11 @@ def main():
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--stand-in", action="store_true")
+    parser.add_argument("--torch", nargs="*", choices=["eager", "compiled"],
+                        default=["eager", "compiled"])  # fmt: skip
     options = parser.parse_args()
     s = SIZES[options.size]
+    s.torch = options.torch
     if options.parts[0] in ("table", "expected"):
         lines = table(options.parts[1:]) if options.parts[0] == "table" else expected(s)
         print("\n".join(lines))

@@ -224,11 +224,15 @@ def by_hand(config, weights, tokens, targets):
 # ------------------------------------------------------------------------------------- torch
 
 
-def torch_step(config, weights, tokens, targets, compiled=False):
-    """A function that makes one step and returns the loss; attention and norms are torch's own."""
+def torch_step(config, weights, tokens, targets, compiled=False, device="cpu"):
+    """A function that makes one step and returns the loss; attention and norms are torch's own.
+
+    On a GPU the products are of bfloat16 (autocast), the weights and the optimiser in float32.
+    """
     import torch
     import torch.nn.functional as F
 
+    torch.set_default_device(device)
     w = {name: torch.tensor(x, requires_grad=True) for name, x in weights.items()}
     (b, t), h, k = tokens.shape, config.n_heads, config.head_dim
     angles = np.arange(t)[:, None] * 10000.0 ** (-np.arange(0, k, 2) / k)
@@ -266,12 +270,13 @@ def torch_step(config, weights, tokens, targets, compiled=False):
     forward = torch.compile(forward) if compiled else forward
 
     def step():
-        loss = forward()
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+            loss = forward()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(w.values(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return loss.item()
+        return loss.item() if device == "cpu" else loss
 
     return step
 

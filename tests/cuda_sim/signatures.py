@@ -31,8 +31,7 @@ def signatures():
     for name in dir(cupy.ndarray):
         if callable(getattr(cupy.ndarray, name)) and not name.startswith("__"):
             found["ndarray." + name] = parameters(getattr(cupy.ndarray, name))
-    for name in ("scatter_add", "rsqrt"):
-        found["cupyx." + name] = parameters(getattr(cupyx, name))
+    found["cupyx.rsqrt"] = parameters(cupyx.rsqrt)
     for name in ("gemmStridedBatchedEx", "gemmEx", "getMathMode", "setMathMode"):
         found["cublas." + name] = parameters(getattr(cublas, name))
     for name in ("RawModule", "RawKernel"):

@@ -145,13 +145,23 @@ class ndarray:
 
     def __setitem__(self, index, value):
         value, whole, where = hosts(value), _written(self), indices(index)
-        done(lambda: whole.__setitem__(where, value))
+        done(lambda: _assign(whole, where, value))
 
     def __dlpack__(self, **options):
         return self._host.__dlpack__(**options)
 
     def __dlpack_device__(self):
         return (2, 0)  # kDLCUDA
+
+
+def _assign(whole, where, value):
+    """whole[where] = value; of entries named twice cupy keeps any: here the first, not the last."""
+    parts = where if isinstance(where, tuple) else (where,)
+    if not any(isinstance(i, np.ndarray) and i.dtype.kind in "iu" and i.ndim for i in parts):
+        whole[where] = value
+        return
+    places = np.arange(whole.size).reshape(whole.shape)[where]
+    whole.flat[places.ravel()[::-1]] = np.broadcast_to(value, places.shape).ravel()[::-1]
 
 
 class MemoryPointer:
@@ -267,7 +277,31 @@ WAITS = {"nonzero", "flatnonzero", "argwhere", "unique", "allclose", "array_equa
 DROPPED = {"blocking"}
 
 
+AT = {  # the dtypes of ufunc.at, by ufunc
+    "add": {"float16", "float32", "float64", "int32", "uint32", "uint64", "int64"},
+    "maximum": {"float32", "float64", "int32", "uint32", "uint64"},
+}
+
+
+def _at_indices(theirs):
+    """ufunc.at: wraps bad indices silently, and takes some dtypes."""
+
+    def call(a, indices_, b=None):
+        if a.dtype.name not in AT.get(theirs.__name__, ()):
+            raise TypeError(f"{theirs.__name__}.at only supports some dtypes, not {a.dtype}")
+        index, length = indices(indices_), len(a)
+        if isinstance(index, np.ndarray) and index.dtype.kind in "iu":
+            index = index % max(length, 1)
+        whole, values = _written(a), hosts(b)
+        done(lambda: theirs.at(whole, index, values))
+
+    return call
+
+
 def _part(theirs, part):
+    if part == "at":
+        return _at_indices(theirs)
+
     def call(*args, **options):
         given = [hosts(a) for a in args]
         return wrap(done(lambda: getattr(theirs, part)(*given, **options)))
@@ -455,18 +489,6 @@ def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
     return a.get() if isinstance(a, ndarray) else np.asarray(a)
 
 
-def scatter_add(a, slices, value):
-    """cupyx.scatter_add: wraps bad indices silently, and takes no bfloat16."""
-    if a.dtype.name not in ("float16", "float32", "float64", "int32", "uint32", "uint64",
-                            "int64", "complex64", "complex128"):  # fmt: skip
-        raise TypeError(f"scatter_add only supports some dtypes, not {a.dtype}")
-    index, length = indices(slices), len(a)
-    if isinstance(index, np.ndarray) and index.dtype.kind in "iu":
-        index = index % max(length, 1)
-    whole, value = _written(a), hosts(value)
-    done(lambda: np.add.at(whole, index, value))
-
-
 # ------------------------------------------------------------------------------------- kernels
 
 
@@ -496,10 +518,11 @@ class RawKernel:
     def __call__(self, grid, block, args, *, shared_mem=0):
         Count.launches += 1
         for i, a in enumerate(args):
-            if isinstance(a, np.ndarray) and a.dtype.kind != "V":
-                raise TypeError(f"Unsupported type {type(a)}: argument {i} of {self.name}")
+            if isinstance(a, np.ndarray) and (a.dtype.kind != "V" or a.size != 1):
+                raise TypeError(f"Unsupported {a.dtype} of shape {a.shape}: argument {i} of "
+                                f"{self.name}: only one structure goes by value")  # fmt: skip
         owners = {id(r): r for r in (root(a) for a in map(_array_of, args) if a is not None)}
-        if any(isinstance(a, np.ndarray) and "u8" in a.dtype.descr[0][1] for a in args):
+        if any(isinstance(a, np.ndarray) and "u8" in str(a.dtype.descr) for a in args):
             # a table with pointers in it
             owners |= {id(r): r for r in map(root, list(_owners.values())) if r.flags.c_contiguous}
         masks = {id(r._host): r._unwritten for r in owners.values() if r._unwritten is not None}
@@ -819,7 +842,7 @@ MODULES = ("cupy", "cupyx", "cupy_backends", "cupy_backends.cuda", "cupy_backend
 def install():
     """Put the stand-in where `import cupy`, `cupyx` and cublas are looked for."""
     cupy, cupyx = module(), types.ModuleType("cupyx")
-    cupyx.scatter_add, cupyx.allow_synchronize = scatter_add, allow_synchronize
+    cupyx.allow_synchronize = allow_synchronize
     cupyx.DeviceSynchronized = DeviceSynchronized
     cublas = types.ModuleType("cupy_backends.cuda.libs.cublas")
     cublas.gemmStridedBatchedEx = gemmStridedBatchedEx
