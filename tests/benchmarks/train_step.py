@@ -9,7 +9,9 @@ see the same batch, and the losses printed must agree. Steps are taken in turn, 
 machine's moods hit everybody alike, until a size has used its seconds. Printed are medians, the
 least (on a busy machine the better measure), and the processor's time, in milliseconds; the floor
 is the products and the bytes of the step at the speeds that this machine reached in the same run.
-Memory is the growth of the process's peak over a step, each in a process of its own.
+In a process of its own each is measured twice more: "alone" is the processor's time of a step with
+malloc as such a program has it (only `tinygrad-ml train` tells it to keep what is freed; in turns
+all profit from that), and memory the growth of the process's peak over a step.
 """
 
 import argparse
@@ -320,7 +322,8 @@ def compare(size, peers, seconds):
             "median": 1e3 * float(np.median(walls[name])),
             "least": 1e3 * min(walls[name]),
             "cpu": 1e3 * float(np.median(used[name])),
-            "peak_mb": peak(size, name),
+            "alone": in_its_own_process(size, name, "alone"),
+            "peak_mb": in_its_own_process(size, name, "peak"),
             "loss": losses[name],
         }
         for name in steps
@@ -332,18 +335,20 @@ def compare(size, peers, seconds):
 def report(size, found, floor_ms, rounds):
     sizes, b, t = SIZES[size]
     print(f"{size}: {sizes}, batch {b}, context {t}; {rounds} rounds, floor {floor_ms:.0f} ms")
-    print(f"  {'ms':8}{'median':>9}{'least':>9}{'cpu':>9}{'MB':>8}   it / ours: median, least, cpu")
+    print(
+        f"  {'ms':8}{'median':>9}{'least':>9}{'cpu':>9}{'alone':>9}{'MB':>8}"
+        "   it / ours: median, least, cpu, alone"
+    )
     for name, row in found.items():
-        ratios = "".join(f"{row[k] / found['ours'][k]:8.2f}" for k in ("median", "least", "cpu"))
-        print(
-            f"  {name:8}{row['median']:9.1f}{row['least']:9.1f}{row['cpu']:9.1f}"
-            f"{row['peak_mb']:8.0f}   {ratios}   loss {row['loss']:.5f}"
-        )
+        kinds = ("median", "least", "cpu", "alone")
+        figures = "".join(f"{row[k]:9.1f}" for k in kinds)
+        ratios = "".join(f"{row[k] / found['ours'][k]:8.2f}" for k in kinds)
+        print(f"  {name:8}{figures}{row['peak_mb']:8.0f}   {ratios}   loss {row['loss']:.5f}")
 
 
-def peak(size, name):
-    """Megabytes by which the peak of a fresh process grows from before its first step to after."""
-    command = [sys.executable, __file__, "--size", size, "--peak-of", name]
+def in_its_own_process(size, name, what):
+    """What print_alone or print_peak says, from a fresh process."""
+    command = [sys.executable, __file__, "--size", size, f"--{what}-of", name]
     path = os.pathsep.join(sys.path)
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
@@ -351,7 +356,23 @@ def peak(size, name):
     return float(done.stdout.split()[-1])
 
 
+def print_alone(size, name):
+    """Milliseconds of processor time of a step, the median of eight seconds of them."""
+    if name == "ours":
+        _keep_freed_memory()
+    step, used = prepared(size, name), []
+    for _ in range(2):
+        step()
+    begin = time.perf_counter()
+    while len(used) < 3 or time.perf_counter() - begin < 8:
+        cpu = time.process_time()
+        step()
+        used.append(1e3 * (time.process_time() - cpu))
+    print(np.median(used))
+
+
 def print_peak(size, name):
+    """Megabytes by which the process's peak grows from before its first step to after."""
     step = prepared(size, name)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of what comes now (Linux)
     before = peak_rss()
@@ -408,10 +429,15 @@ def main():
     parser.add_argument("--peers", nargs="*", default=["hand", "torch"], choices=list(STEPS))
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--no-kernels", action="store_true", help="every function by definition")
+    parser.add_argument("--alone-of", choices=list(STEPS), help=argparse.SUPPRESS)
     parser.add_argument("--peak-of", choices=list(STEPS), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.alone_of:
+        return print_alone(given.size[0], given.alone_of)
     if given.peak_of:
         return print_peak(given.size[0], given.peak_of)
+    if given.no_kernels:
+        os.environ["TINYGRAD_ML_KERNELS"] = "off"  # of the processes that are started
     _keep_freed_memory()
     print(f"kernels: {tg.kernels.level()}, {tg.kernels.get_num_threads()} threads, "
           f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
