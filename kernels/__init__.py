@@ -31,6 +31,7 @@ from . import (
     quantized_matmul,
     rms_norm,
     rope,
+    scaled,
     squares,
     swiglu,
     unit_sums,

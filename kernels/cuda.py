@@ -53,6 +53,22 @@ def function(xp, stem, name):
     return module.get_function(name)
 
 
+MOST, CHUNK = 120, 8192  # arrays in one launch and entries of a block, as in arrays.cuh
+ARRAY = np.dtype([("x", "u8"), ("y", "u8"), ("n", "i8"), ("first", "i8")])
+
+
+def tables(arrays, written=None):
+    """(Table of arrays.cuh, how many arrays are in it, their blocks) for MOST of them at a time."""
+    written = arrays if written is None else written
+    for start in range(0, len(arrays), MOST):
+        table, first = np.zeros((), [("of", ARRAY, MOST)]), 0
+        some = list(zip(arrays, written, strict=True))[start : start + MOST]
+        for i, (x, y) in enumerate(some):
+            table["of"][i] = (x.data.ptr, y.data.ptr, x.size, first)
+            first += blocks(x.size, CHUNK)
+        yield table, i4(len(some)), first
+
+
 def contiguous(xp, *arrays):
     return [a if a.flags.c_contiguous else xp.ascontiguousarray(a) for a in arrays]
 

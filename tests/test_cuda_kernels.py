@@ -168,6 +168,29 @@ def test_adamw_steps_as_on_the_cpu(cuda, dtype):
         np.testing.assert_allclose(a, b, rtol=0, atol=16 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_gradients_are_scaled_as_on_the_cpu(cuda, dtype):
+    """130 of them: more than a launch takes; one of more than a block, one that is not aligned."""
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    arrays = [numbers(n).astype(kind) for n in (9000, 1, 8, *range(20, 147))]
+
+    def scaled(device):
+        weights = [tg.zeros(a.shape, dtype, requires_grad=True) for a in arrays]
+        for w, a in zip(weights, arrays, strict=True):
+            w.grad = tg.tensor(a, device=device)[1:] if a.size > 1 else tg.tensor(a, device=device)
+        return [optim.scale_gradients(weights, 2.0), *(w.grad.data for w in weights)]
+
+    with cuda():
+        found = [backend.to_host(a) for a in scaled("cuda")]
+    for a, b in zip(found, scaled("cpu"), strict=True):
+        rounding = 1e-6 if dtype == "float32" else 2 * float(ml_dtypes.finfo(kind).eps)
+        np.testing.assert_allclose(a.astype("f8"), b.astype("f8"), rtol=rounding)
+    weights = [tg.zeros(2, requires_grad=True)]
+    weights[0].grad = tg.tensor([np.inf, 1], dtype="float32", device="cuda")
+    assert np.isinf(float(optim.scale_gradients(weights, 1.0)))
+    assert (weights[0].grad.numpy() == 0).all()
+
+
 @pytest.mark.parametrize("format, size", [("Q8_0", 34), ("Q4_0", 18), ("Q4_1", 20)])
 def test_products_with_quantised_weights(cuda, format, size):
     rng = np.random.default_rng(1)

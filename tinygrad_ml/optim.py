@@ -472,34 +472,40 @@ def clip_grad_norm(parameters, max_norm):
         raise ValueError(f"max_norm: got {max_norm}, expected a number above 0")
     trained = [p for p in parameters if p.grad is not None]
     norm = grad_norm(trained)
-    for p in trained:
-        if not math.isfinite(norm):
+    if not math.isfinite(norm):
+        for p in trained:
             p.grad = None
-        elif norm > max_norm:
-            p.grad = _scaled(p.grad, max_norm / norm)
+    elif norm > max_norm:
+        _scale(trained, max_norm / norm)
     return norm
 
 
 def scale_gradients(parameters, max_norm):
     """clip_grad_norm without looking: the norm stays on the device, and nothing waits for it.
 
-    Returns it, a 0-d array. If it is NaN or inf every gradient becomes 0. In float32.
+    Returns it, a 0-d array in float64. If it is NaN or inf every gradient becomes 0.
     """
     trained = [p for p in parameters if p.grad is not None]
-    xp = namespace([p.grad.data for p in trained])
-    squared = [(g * g).sum() for g in (p.grad.data.astype(dtypes.float32) for p in trained)]
-    norm = xp.sqrt(xp.stack(squared).sum())
-    factor = xp.where(xp.isfinite(norm), xp.minimum(1, max_norm / norm), 0)
-    for p in trained:
-        kept = xp.where(xp.isfinite(norm), p.grad.data, 0)  # 0 times inf would be NaN
-        p.grad = Tensor.wrap((kept * factor).astype(p.grad.dtype, copy=False))
+    gradients = [p.grad.data for p in trained if p.size]
+    xp = namespace(gradients)
+    with np.errstate(over="ignore", invalid="ignore"):
+        norm = xp.sqrt(squares(gradients, scale=1.0).sum())
+        _scale(trained, xp.where(xp.isfinite(norm), xp.minimum(1, max_norm / norm), 0))
     return norm
 
 
-def _scaled(gradient, factor):
-    """A new gradient, for others may hold the old one; a half type is rounded once."""
-    scaled = namespace([gradient.data]).asarray(gradient.data * factor)
-    return Tensor.wrap(scaled.astype(gradient.dtype, copy=False))
+def _scale(trained, factor):
+    """New gradients, for others may hold the old ones."""
+    trained = [p for p in trained if p.size]
+    for p, g in zip(trained, scaled([p.grad.data for p in trained], factor=factor), strict=True):
+        p.grad = Tensor.wrap(g)
+
+
+@accelerated(kernels.scaled)
+def scaled(arrays, *, factor):
+    """Each array times the factor, rounded once; zeros if it is 0 (0 times inf would be NaN)."""
+    xp = namespace(arrays)
+    return [xp.where(factor == 0, 0, x * factor).astype(x.dtype, copy=False) for x in arrays]
 
 
 def grad_norm(parameters):
@@ -515,7 +521,7 @@ def grad_norm(parameters):
 
 def _norm(gradients, scale):
     with np.errstate(over="ignore"):  # grad_norm sees the inf and divides first
-        return math.sqrt(sum(map(float, squares(gradients, scale=scale))))
+        return math.sqrt(float(squares(gradients, scale=scale).sum()))
 
 
 @accelerated(kernels.squares)
@@ -528,7 +534,7 @@ def squares(arrays, *, scale):
             if scale != 1.0:
                 wide /= scale
             found.append(wide @ wide)
-    return found  # of a GPU's arrays: nobody has waited for it yet
+    return namespace(arrays).stack(found)  # of a GPU's arrays: nobody has waited for it yet
 
 
 # ---------------------------------------------------------------------------------- schedules

@@ -20,6 +20,7 @@ FILE = Path(__file__).parent / "cuda_resources.json"
 KERNELS = Path(__file__).parents[2] / "kernels"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 ALL = {"float": 4, "double": 2, "__half": 8, "__nv_bfloat16": 8}  # numbers in 16 bytes
+NARROWED = [("double", "double"), *(("float", t) for t in ALL if t != "double")]
 TENSOR = ("float", "__half", "__nv_bfloat16")
 
 
@@ -38,13 +39,20 @@ def expressions():
         "best_matching_units": each("best_matching_units", plain),
         "dropout": each("dropout", ALL),
         "embedding": each("embedding_backward", ALL),
-        "linear_cross_entropy": each("cross_entropy_forward cross_entropy_backward", plain),
+        "linear_cross_entropy": [
+            *each("cross_entropy_forward", [f"{t},{v}" for t in plain for v in (1, ALL[t])]),
+            *each(
+                "cross_entropy_backward", [f"{t},{s},{v}" for t, s in NARROWED for v in (1, ALL[t])]
+            ),
+        ],
         "quantized_matmul": each("quantized_matmul", ("Q4_0", "Q4_1", "Q8_0")),
         "rms_norm": [
             *each("rms_norm_forward rms_norm_backward", wide),
             *each("sum_rows", [f"{t},1" for t in ALL]),
         ],
         "rope": each("rope_turn", ALL),
+        "scaled": each("scaled", ALL),
+        "squares": each("squares", ALL),
         "swiglu": each("swiglu_forward swiglu_backward", wide),
         "unit_sums": each("unit_sums", plain),
     }
