@@ -6,13 +6,14 @@
 // one kernel for dQ, one for dK and dV, each block alone writing its rows: no atomics, and the same
 // bits every time, for 7 products instead of 5.
 //
-// The three kernels are written once, over a Tile: halves multiply on tensor cores (mma), 16 rows
-// a warp; float32 by exact multiply-adds. In both, four neighbouring lanes share a row.
+// The three kernels are written once, over a Tile: halves multiply on tensor cores (mma), 16 or 32
+// rows a warp; float32 by exact multiply-adds. In both, four neighbouring lanes share a row. While
+// a tile is multiplied, the next is copied to a second place: one barrier a tile.
 // Bytes: q, o once; k, v once for each block of queries, mostly from cache.
 #include "common.cuh"
 
-constexpr int COLUMNS = 32, THREADS = 128;
-constexpr float UNSEEN = -3.0e38f;
+constexpr int THREADS = 128, WARPS = THREADS / 32;
+constexpr float UNSEEN = -3.0e38f, LOG2_E = 1.4426950408889634f;
 
 struct Steps { long long batch, head, row; };  // entries from one to the next
 struct Sizes { int heads, groups, t, s, d, causal, vectors; };
@@ -38,146 +39,214 @@ __device__ __forceinline__ void load_four(unsigned *r, const void *row) {
                : "r"(from)
                : "memory");
 }
-__device__ __forceinline__ void load_two(unsigned *r, const void *row) {
+__device__ __forceinline__ void load_four_turned(unsigned *r, const void *row) {
   unsigned from = __cvta_generic_to_shared(row);
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(from)
                : "memory");
 }
-__device__ __forceinline__ void load_two_turned(unsigned *r, const void *row) {
-  unsigned from = __cvta_generic_to_shared(row);
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(from)
-               : "memory");
-}
-// 16 bytes to shared memory, of which `read` come from memory and the rest are zeros.
+// 16 bytes, or 4, to shared memory, of which `read` come from memory and the rest are zeros.
 __device__ __forceinline__ void copy_async(void *to, const void *from, int read) {
   unsigned address = __cvta_generic_to_shared(to);
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(read) : "memory");
 }
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
+__device__ __forceinline__ void copy_number(float *to, const float *from, int read) {
+  unsigned address = __cvta_generic_to_shared(to);
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(read) : "memory");
 }
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-template <class T> __device__ __forceinline__ unsigned packed(float a, float b) {
-  union { T halves[2]; unsigned both; } pair;
-  narrow(a, pair.halves[0]);
-  narrow(b, pair.halves[1]);
+__device__ __forceinline__ float power_of_two(float x) {  // to 2 ulp, and 0 below 2^-126
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ unsigned packed(float a, float b, const __nv_bfloat16 *) {
+  union { __nv_bfloat162 halves; unsigned both; } pair;
+  pair.halves = __floats2bfloat162_rn(a, b);
+  return pair.both;
+}
+__device__ __forceinline__ unsigned packed(float a, float b, const __half *) {
+  union { __half2 halves; unsigned both; } pair;
+  pair.halves = __floats2half2_rn(a, b);
   return pair.both;
 }
 
 // -------------------------------------------------------------------------------------- tiles
 //
-// A is ROWS rows and B COLUMNS rows in shared memory, D wide (zeros beyond d), STRIDE apart.
+// Rows in shared memory are D wide, zeros beyond d. Their pieces of 16 bytes are moved about so that
+// eight rows at the same column lie in different banks; with ROW and COLUMN multiples of 16,
+// place(row + ROW, column + COLUMN) = ROW * D + (place(row, column) ^ COLUMN).
+template <class T, int D> __device__ __forceinline__ int place(int row, int column) {
+  constexpr int V = 16 / sizeof(T), PIECES = D / V < 8 ? D / V : 8;
+  return row * D + (column ^ row / (8 / PIECES) % PIECES * V);
+}
+
+// A has ROWS rows, B has COLUMNS rows.
 //   products   x = A B^T: entry e of a thread is that of row(slot(e)) and column(e)
 //   add        out += x B: entry e of out is that of row(slot(e)) and out_column(e)
+//   put        out, times a factor for each row, to where A was
 
-// Tensor cores: a warp has 16 rows. Fragments are laid out as PTX says for m16n8k16: a lane has
-// rows lane / 4 and lane / 4 + 8, and of each 8 columns the pair 2 (lane % 4).
-template <class T, int D> struct Tile {
-  static constexpr int ROWS = 64, STRIDE = D + 8;  // 16 bytes more: rows begin in different banks
-  static constexpr int SLOTS = 2, PRODUCTS = COLUMNS / 2, OUT = D / 2;
+// Tensor cores: a warp has 16 rows, or twice 16. Fragments are laid out as PTX says for m16n8k16: a
+// lane has rows lane / 4 and lane / 4 + 8, and of each 8 columns the pair 2 (lane % 4).
+template <class T, int D, int ROWS, int COLUMNS> struct Tile {
+  static constexpr int M = ROWS / WARPS / 16;
+  static constexpr int SLOTS = 2 * M, PRODUCTS = M * COLUMNS / 2, OUT = M * D / 2;
 
-  __device__ static int slot(int e) { return e % 4 / 2; }
-  __device__ static int row(int slot) { return threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * slot; }
-  __device__ static int column(int e) { return e / 4 * 8 + threadIdx.x % 4 * 2 + e % 2; }
+  __device__ static int slot(int e) { return e / 4 % M * 2 + e % 4 / 2; }
+  __device__ static int row(int slot) {
+    return threadIdx.x / 32 * 16 * M + threadIdx.x % 32 / 4 + 8 * slot;
+  }
+  __device__ static int column(int e) { return e / (4 * M) * 8 + threadIdx.x % 4 * 2 + e % 2; }
   __device__ static int out_column(int e) { return column(e); }
 
   __device__ static void products(const T *a, const T *b, float *x) {
     int lane = threadIdx.x % 32;
-    const T *rows = a + (threadIdx.x / 32 * 16 + lane % 16) * STRIDE + lane / 16 * 8;
+    int left = place<T, D>(threadIdx.x / 32 * 16 * M + lane % 16, lane / 16 * 8);
+    int right = place<T, D>(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8);
 #pragma unroll
     for (int e = 0; e < PRODUCTS; e++) x[e] = 0;
 #pragma unroll
     for (int k = 0; k < D; k += 16) {
-      unsigned left[4], right[2];
-      load_four(left, rows + k);
+      unsigned rows[M][4], columns[4];
 #pragma unroll
-      for (int n = 0; n < COLUMNS / 8; n++) {
-        load_two(right, b + (n * 8 + lane % 8) * STRIDE + k + lane / 8 % 2 * 8);
-        mma(x + 4 * n, left, right, a);
+      for (int m = 0; m < M; m++) load_four(rows[m], a + m * 16 * D + (left ^ k));
+#pragma unroll
+      for (int n = 0; n < COLUMNS; n += 16) {
+        load_four(columns, b + n * D + (right ^ k));
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+          float *here = x + n / 2 * M + 4 * m;
+          mma(here, rows[m], columns, a);
+          mma(here + 4 * M, rows[m], columns + 2, a);
+        }
       }
     }
   }
 
   __device__ static void add(const float *x, const T *b, float *out) {
-    int lane = threadIdx.x % 32;
+    int lane = threadIdx.x % 32, right = place<T, D>(lane % 16, lane / 16 * 8);
 #pragma unroll
     for (int k = 0; k < COLUMNS; k += 16) {
-      const float *here = x + k / 2;  // a pair of sums lies as a pair of factors does
-      unsigned left[4] = {packed<T>(here[0], here[1]), packed<T>(here[2], here[3]),
-                          packed<T>(here[4], here[5]), packed<T>(here[6], here[7])};
+      unsigned rows[M][4], columns[4];
 #pragma unroll
-      for (int n = 0; n < D / 8; n++) {
-        unsigned right[2];
-        load_two_turned(right, b + (k + lane % 16) * STRIDE + n * 8);
-        mma(out + 4 * n, left, right, b);
+      for (int m = 0; m < M; m++) {
+        const float *here = x + k / 2 * M + 4 * m, *next = here + 4 * M;
+        rows[m][0] = packed(here[0], here[1], b);  // a pair of sums lies as a pair of factors does
+        rows[m][1] = packed(here[2], here[3], b);
+        rows[m][2] = packed(next[0], next[1], b);
+        rows[m][3] = packed(next[2], next[3], b);
       }
+#pragma unroll
+      for (int n = 0; n < D; n += 16) {
+        load_four_turned(columns, b + k * D + (right ^ n));
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+          float *there = out + n / 2 * M + 4 * m;
+          mma(there, rows[m], columns, b);
+          mma(there + 4 * M, rows[m], columns + 2, b);
+        }
+      }
+    }
+  }
+
+  __device__ static void put(const float *out, const float *factors, T *a) {
+#pragma unroll
+    for (int e = 0; e < OUT; e += 2) {
+      float factor = factors[slot(e)];
+      *reinterpret_cast<unsigned *>(a + place<T, D>(row(slot(e)), out_column(e))) =
+          packed(out[e] * factor, out[e + 1] * factor, a);
     }
   }
 };
 
-// float32: a lane has every fourth column of one row.
-template <int D> struct Tile<float, D> {
-  static constexpr int ROWS = THREADS / 4, STRIDE = D + 4;
+// float32: a lane has every fourth column of one row of products, and four of each sixteen of out.
+template <int D, int ROWS, int COLUMNS> struct Tile<float, D, ROWS, COLUMNS> {
   static constexpr int SLOTS = 1, PRODUCTS = COLUMNS / 4, OUT = D / 4;
 
   __device__ static int slot(int) { return 0; }
   __device__ static int row(int) { return threadIdx.x / 4; }
   __device__ static int column(int e) { return 4 * e + threadIdx.x % 4; }
-  __device__ static int out_column(int e) { return column(e); }
+  __device__ static int out_column(int e) { return e / 4 * 16 + threadIdx.x % 4 * 4 + e % 4; }
 
   __device__ static void products(const float *a, const float *b, float *x) {
 #pragma unroll
     for (int e = 0; e < PRODUCTS; e++) x[e] = 0;
-    for (int k = 0; k < D; k++) {
-      float left = a[row(0) * STRIDE + k];
+    for (int k = 0; k < D; k += 4) {
+      float left[4], right[4];
+      load<4>(a + place<float, D>(row(0), k), left);
 #pragma unroll
-      for (int e = 0; e < PRODUCTS; e++) x[e] += left * b[column(e) * STRIDE + k];
+      for (int e = 0; e < PRODUCTS; e++) {
+        load<4>(b + place<float, D>(column(e), k), right);
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[e] += left[i] * right[i];
+      }
     }
   }
 
   __device__ static void add(const float *x, const float *b, float *out) {
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++) {
-      float left = __shfl_sync(ALL_LANES, x[c / 4], threadIdx.x % 32 / 4 * 4 + c % 4);
+      float left = __shfl_sync(ALL_LANES, x[c / 4], threadIdx.x % 32 / 4 * 4 + c % 4), right[4];
 #pragma unroll
-      for (int e = 0; e < OUT; e++) out[e] += left * b[c * STRIDE + out_column(e)];
+      for (int e = 0; e < OUT; e += 4) {
+        load<4>(b + place<float, D>(c, out_column(e)), right);
+#pragma unroll
+        for (int i = 0; i < 4; i++) out[e + i] += left * right[i];
+      }
     }
+  }
+
+  __device__ static void put(const float *out, const float *factors, float *a) {
+#pragma unroll
+    for (int e = 0; e < OUT; e++) a[place<float, D>(row(0), out_column(e))] = out[e] * factors[0];
   }
 };
 
-// Rows first, first + 1, ... of (n, d) to shared memory, zeros beyond n and d.
+// A tile of rows first, first + 1, ... of (n, d), `step` apart. Copies must be waited for.
 template <class T, int D, int ROWS>
 __device__ void fill(T *tile, const T *from, long long step, int first, int n, Sizes sizes) {
-  constexpr int V = 16 / sizeof(T), STRIDE = Tile<T, D>::STRIDE;
+  constexpr int V = 16 / sizeof(T), PIECES = D / V;
   if (sizes.vectors) {  // rows begin at 16 bytes, and d fills whole ones
-    for (int i = threadIdx.x; i < ROWS * (D / V); i += THREADS) {
-      int row = i / (D / V), column = i % (D / V) * V;
-      bool inside = first + row < n && column < sizes.d;
-      copy_async(tile + row * STRIDE + column, inside ? from + (first + row) * step + column : from,
-                 inside ? 16 : 0);
-    }
-    return wait_for_copies();
+    int column = threadIdx.x % PIECES * V;
+    bool inside = column < sizes.d;
+    if (inside) from += column;
+#pragma unroll
+    for (int row = threadIdx.x / PIECES; row < ROWS; row += THREADS / PIECES)
+      copy_async(tile + place<T, D>(row, column), from + min(first + row, n - 1) * step,
+                 inside && first + row < n ? 16 : 0);
+    return;
   }
   for (int i = threadIdx.x; i < ROWS * D; i += THREADS) {
     int row = i / D, column = i % D;
-    if (first + row < n && column < sizes.d) tile[row * STRIDE + column] = from[(first + row) * step + column];
-    else narrow(0.0f, tile[row * STRIDE + column]);
+    T &to = tile[place<T, D>(row, column)];
+    if (first + row < n && column < sizes.d) to = from[(first + row) * step + column];
+    else narrow(0.0f, to);
   }
 }
 
-// The rows that a thread holds parts of, times a factor each, to (n, d) in memory.
-template <class T, int D>
-__device__ void write(T *to, long long step, int first, int n, int d, const float *out, const float *factors) {
-  using Mine = Tile<T, D>;
-#pragma unroll
-  for (int e = 0; e < Mine::OUT; e++) {
-    int row = first + Mine::row(Mine::slot(e)), column = Mine::out_column(e);
-    if (row < n && column < d) narrow(out[e] * factors[Mine::slot(e)], to[row * step + column]);
+// The reverse: rows first, first + 1, ... of (n, d) from a tile, which takes them from the threads.
+template <class Mine, class T, int D, int ROWS>
+__device__ void write(T *tile, T *to, long long step, int first, int n, Sizes sizes, const float *out,
+                      const float *factors) {
+  __syncthreads();  // the tile has been read by all
+  Mine::put(out, factors, tile);
+  __syncthreads();
+  constexpr int V = 16 / sizeof(T);
+  int rows = min(ROWS, n - first);
+  if (sizes.vectors) {
+    for (int i = threadIdx.x; i < rows * (D / V); i += THREADS) {
+      int row = i / (D / V), column = i % (D / V) * V;
+      if (column < sizes.d)
+        *reinterpret_cast<uint4 *>(to + (first + row) * step + column) =
+            *reinterpret_cast<const uint4 *>(tile + place<T, D>(row, column));
+    }
+    return;
+  }
+  for (int i = threadIdx.x; i < rows * D; i += THREADS) {
+    int row = i / D, column = i % D;
+    if (column < sizes.d) to[(first + row) * step + column] = tile[place<T, D>(row, column)];
   }
 }
 
@@ -196,73 +265,83 @@ __device__ __forceinline__ float lanes_max(float x) {
 }
 
 // ------------------------------------------------------------------------------------ forward
+//
+// Weights are powers of two, of scores times scale log2(e); log_sum is to the base 2, too. Only the
+// tiles that not all rows see whole are looked at key by key.
 
-// grid: (tiles of queries, heads, batches)      shared: one tile of ROWS, two of COLUMNS
-template <class T, int D>
+// grid: (heads, tiles of queries, batches)      shared: one tile of ROWS, four of COLUMNS
+template <class T, int D, int ROWS, int COLUMNS>
 __global__ void __launch_bounds__(128)
 attention_forward(const T *q, Steps qs, const T *k, Steps ks, const T *v, Steps vs, T *o, Steps os,
                   const bool *mask, Steps ms, float *log_sum, Sizes n, float scale) {
-  using Mine = Tile<T, D>;
+  using Mine = Tile<T, D, ROWS, COLUMNS>;
   extern __shared__ float4 memory[];
-  T *queries = reinterpret_cast<T *>(memory), *keys = queries + Mine::ROWS * Mine::STRIDE;
-  T *values = keys + COLUMNS * Mine::STRIDE;
-  int first = blockIdx.x * Mine::ROWS, head = blockIdx.y, group = head / (n.heads / n.groups);
+  T *queries = reinterpret_cast<T *>(memory), *keys = queries + ROWS * D, *values = keys + 2 * COLUMNS * D;
+  int head = blockIdx.x, group = head / (n.heads / n.groups);
+  int first = (gridDim.y - 1 - blockIdx.y) * ROWS;  // if causal, those with most to do begin first
   long long batch = blockIdx.z;
   q += batch * qs.batch + head * qs.head;
   k += batch * ks.batch + group * ks.head;
   v += batch * vs.batch + group * vs.head;
   o += batch * os.batch + head * os.head;
   if (mask) mask += batch * ms.batch + head * ms.head;
+  int end = n.causal ? min(n.s, first + ROWS + n.s - n.t) : n.s;  // of the keys that some row sees,
+  int whole = mask ? 0 : n.causal ? min(n.s, first + 1 + n.s - n.t) : n.s;  // and of those all see
 
+  auto fetch = [&](int start, int stage) {
+    fill<T, D, COLUMNS>(keys + stage * COLUMNS * D, k, ks.row, start, n.s, n);
+    fill<T, D, COLUMNS>(values + stage * COLUMNS * D, v, vs.row, start, n.s, n);
+  };
   float out[Mine::OUT] = {}, largest[Mine::SLOTS], sum[Mine::SLOTS], x[Mine::PRODUCTS];
   for (int i = 0; i < Mine::SLOTS; i++) largest[i] = UNSEEN, sum[i] = 0;
-  fill<T, D, Mine::ROWS>(queries, q, qs.row, first, n.t, n);
-  int end = n.causal ? min(n.s, first + Mine::ROWS + n.s - n.t) : n.s;
-  for (int start = 0; start < end; start += COLUMNS) {
-    __syncthreads();  // the last tile has been read by all
-    fill<T, D, COLUMNS>(keys, k, ks.row, start, n.s, n);
-    fill<T, D, COLUMNS>(values, v, vs.row, start, n.s, n);
-    __syncthreads();
-    Mine::products(queries, keys, x);
-    float top[Mine::SLOTS], shrink[Mine::SLOTS];
-    for (int i = 0; i < Mine::SLOTS; i++) top[i] = UNSEEN;
+  float by = scale * LOG2_E;
+  fill<T, D, ROWS>(queries, q, qs.row, first, n.t, n);
+  fetch(0, 0);
+  for (int start = 0, stage = 0; start < end; start += COLUMNS, stage ^= 1) {
+    wait_for_copies();
+    __syncthreads();  // this tile is there, and the last has been read by all
+    if (start + COLUMNS < end) fetch(start + COLUMNS, stage ^ 1);
+    Mine::products(queries, keys + stage * COLUMNS * D, x);
+    if (start + COLUMNS > whole) {
 #pragma unroll
-    for (int e = 0; e < Mine::PRODUCTS; e++) {
-      int i = Mine::slot(e);
-      bool sees = seen(first + Mine::row(i), start + Mine::column(e), mask, ms.row, n);
-      x[e] = sees ? x[e] * scale : UNSEEN;
-      top[i] = max(top[i], x[e]);
+      for (int e = 0; e < Mine::PRODUCTS; e++)
+        if (!seen(first + Mine::row(Mine::slot(e)), start + Mine::column(e), mask, ms.row, n)) x[e] = UNSEEN;
     }
+    float top[Mine::SLOTS], shrink[Mine::SLOTS];
+    for (int i = 0; i < Mine::SLOTS; i++) top[i] = largest[i];
+#pragma unroll
+    for (int e = 0; e < Mine::PRODUCTS; e++) top[Mine::slot(e)] = max(top[Mine::slot(e)], x[e]);
     for (int i = 0; i < Mine::SLOTS; i++) {
-      top[i] = max(largest[i], lanes_max(top[i]));
-      shrink[i] = expf(largest[i] - top[i]);
+      top[i] = lanes_max(top[i]);
+      shrink[i] = power_of_two((largest[i] - top[i]) * by);
       largest[i] = top[i];
+      top[i] = top[i] > UNSEEN ? top[i] * by : 0.0f;  // a row that sees nothing stays 0
       sum[i] *= shrink[i];
     }
 #pragma unroll
     for (int e = 0; e < Mine::PRODUCTS; e++) {
       int i = Mine::slot(e);
-      x[e] = x[e] > UNSEEN ? expf(x[e] - largest[i]) : 0.0f;  // a row that sees nothing stays 0
+      x[e] = power_of_two(x[e] * by - top[i]);
       sum[i] += x[e];
     }
 #pragma unroll
     for (int e = 0; e < Mine::OUT; e++) out[e] *= shrink[Mine::slot(e)];
-    Mine::add(x, values, out);
+    Mine::add(x, values + stage * COLUMNS * D, out);
   }
   for (int i = 0; i < Mine::SLOTS; i++) {
     sum[i] = lanes_sum(sum[i]);
     int row = first + Mine::row(i);
     if (row < n.t && threadIdx.x % 4 == 0)
-      log_sum[(batch * n.heads + head) * n.t + row] = sum[i] > 0 ? largest[i] + logf(sum[i]) : 0.0f;
+      log_sum[(batch * n.heads + head) * n.t + row] = sum[i] > 0 ? largest[i] * by + log2f(sum[i]) : 0.0f;
     sum[i] = sum[i] > 0 ? 1 / sum[i] : 0.0f;
   }
-  write<T, D>(o, os.row, first, n.t, n.d, out, sum);
+  write<Mine, T, D, ROWS>(queries, o, os.row, first, n.t, n, out, sum);
 }
 
 // ----------------------------------------------------------------------------------- backward
 
 // delta = sum over d of g o, for each row: a warp each      grid: rows / 4
-template <class T, int D>
+template <class T>
 __global__ void attention_delta(const T *g, Steps gs, const T *o, Steps os, float *delta, Sizes n, int rows) {
   int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (row >= rows) return;  // a whole warp
@@ -276,92 +355,122 @@ __global__ void attention_delta(const T *g, Steps gs, const T *o, Steps os, floa
 }
 
 // dQ = dS K,  dS = scale P (g V^T - delta)
-// grid: (tiles of queries, heads, batches)      shared: two tiles of ROWS, two of COLUMNS
-template <class T, int D>
+// grid: (heads, tiles of queries, batches)      shared: two tiles of ROWS, four of COLUMNS
+template <class T, int D, int ROWS, int COLUMNS>
 __global__ void __launch_bounds__(128)
 attention_dq(const T *g, Steps gs, const T *q, Steps qs, const T *k, Steps ks, const T *v, Steps vs,
              const bool *mask, Steps ms, const float *log_sum, const float *delta, T *dq, Steps dqs, Sizes n,
              float scale) {
-  using Mine = Tile<T, D>;
+  using Mine = Tile<T, D, ROWS, COLUMNS>;
   extern __shared__ float4 memory[];
-  T *queries = reinterpret_cast<T *>(memory), *slopes = queries + Mine::ROWS * Mine::STRIDE;
-  T *keys = slopes + Mine::ROWS * Mine::STRIDE, *values = keys + COLUMNS * Mine::STRIDE;
-  int first = blockIdx.x * Mine::ROWS, head = blockIdx.y, group = head / (n.heads / n.groups);
+  T *queries = reinterpret_cast<T *>(memory), *slopes = queries + ROWS * D;
+  T *keys = slopes + ROWS * D, *values = keys + 2 * COLUMNS * D;
+  int head = blockIdx.x, group = head / (n.heads / n.groups);
+  int first = (gridDim.y - 1 - blockIdx.y) * ROWS;
   long long batch = blockIdx.z, rows = (batch * n.heads + head) * n.t;
   k += batch * ks.batch + group * ks.head;
   v += batch * vs.batch + group * vs.head;
   if (mask) mask += batch * ms.batch + head * ms.head;
+  int end = n.causal ? min(n.s, first + ROWS + n.s - n.t) : n.s;
+  int whole = mask ? 0 : n.causal ? min(n.s, first + 1 + n.s - n.t) : n.s;
 
+  auto fetch = [&](int start, int stage) {
+    fill<T, D, COLUMNS>(keys + stage * COLUMNS * D, k, ks.row, start, n.s, n);
+    fill<T, D, COLUMNS>(values + stage * COLUMNS * D, v, vs.row, start, n.s, n);
+  };
   float out[Mine::OUT] = {}, x[Mine::PRODUCTS], y[Mine::PRODUCTS];
-  float all[Mine::SLOTS], mean[Mine::SLOTS], ones[Mine::SLOTS];
+  float all[Mine::SLOTS], mean[Mine::SLOTS], factors[Mine::SLOTS];
   for (int i = 0; i < Mine::SLOTS; i++) {
     int row = first + Mine::row(i);
     all[i] = row < n.t ? log_sum[rows + row] : 0.0f;
     mean[i] = row < n.t ? delta[rows + row] : 0.0f;
-    ones[i] = 1;
+    factors[i] = scale;
   }
-  fill<T, D, Mine::ROWS>(queries, q + batch * qs.batch + head * qs.head, qs.row, first, n.t, n);
-  fill<T, D, Mine::ROWS>(slopes, g + batch * gs.batch + head * gs.head, gs.row, first, n.t, n);
-  int end = n.causal ? min(n.s, first + Mine::ROWS + n.s - n.t) : n.s;
-  for (int start = 0; start < end; start += COLUMNS) {
+  float by = scale * LOG2_E;
+  fill<T, D, ROWS>(queries, q + batch * qs.batch + head * qs.head, qs.row, first, n.t, n);
+  fill<T, D, ROWS>(slopes, g + batch * gs.batch + head * gs.head, gs.row, first, n.t, n);
+  fetch(0, 0);
+  for (int start = 0, stage = 0; start < end; start += COLUMNS, stage ^= 1) {
+    wait_for_copies();
     __syncthreads();
-    fill<T, D, COLUMNS>(keys, k, ks.row, start, n.s, n);
-    fill<T, D, COLUMNS>(values, v, vs.row, start, n.s, n);
-    __syncthreads();
-    Mine::products(queries, keys, x);
-    Mine::products(slopes, values, y);
+    if (start + COLUMNS < end) fetch(start + COLUMNS, stage ^ 1);
+    Mine::products(queries, keys + stage * COLUMNS * D, x);
+    Mine::products(slopes, values + stage * COLUMNS * D, y);
+    if (start + COLUMNS > whole) {
+#pragma unroll
+      for (int e = 0; e < Mine::PRODUCTS; e++)
+        if (!seen(first + Mine::row(Mine::slot(e)), start + Mine::column(e), mask, ms.row, n)) x[e] = UNSEEN;
+    }
 #pragma unroll
     for (int e = 0; e < Mine::PRODUCTS; e++) {
       int i = Mine::slot(e);
-      bool sees = seen(first + Mine::row(i), start + Mine::column(e), mask, ms.row, n);
-      x[e] = sees ? scale * expf(x[e] * scale - all[i]) * (y[e] - mean[i]) : 0.0f;
+      x[e] = power_of_two(x[e] * by - all[i]) * (y[e] - mean[i]);
     }
-    Mine::add(x, keys, out);
+    Mine::add(x, keys + stage * COLUMNS * D, out);
   }
-  write<T, D>(dq + batch * dqs.batch + head * dqs.head, dqs.row, first, n.t, n.d, out, ones);
+  write<Mine, T, D, ROWS>(queries, dq + batch * dqs.batch + head * dqs.head, dqs.row, first, n.t, n, out, factors);
 }
 
 // dV = P^T g,  dK = dS^T Q: the same with keys as rows and queries as columns
-// grid: (tiles of keys, groups, batches)      shared: two tiles of ROWS, two of COLUMNS
-template <class T, int D>
+// grid: (groups, tiles of keys, batches)
+// shared: two tiles of ROWS, four of COLUMNS, and log_sum and delta of the latter
+template <class T, int D, int ROWS, int COLUMNS>
 __global__ void __launch_bounds__(128)
 attention_dkv(const T *g, Steps gs, const T *q, Steps qs, const T *k, Steps ks, const T *v, Steps vs,
               const bool *mask, Steps ms, const float *log_sum, const float *delta, T *dk, Steps dks, T *dv,
               Steps dvs, Sizes n, float scale) {
-  using Mine = Tile<T, D>;
+  using Mine = Tile<T, D, ROWS, COLUMNS>;
   extern __shared__ float4 memory[];
-  T *keys = reinterpret_cast<T *>(memory), *values = keys + Mine::ROWS * Mine::STRIDE;
-  T *queries = values + Mine::ROWS * Mine::STRIDE, *slopes = queries + COLUMNS * Mine::STRIDE;
-  int first = blockIdx.x * Mine::ROWS, group = blockIdx.y, shared_by = n.heads / n.groups;
+  T *keys = reinterpret_cast<T *>(memory), *values = keys + ROWS * D;
+  T *queries = values + ROWS * D, *slopes = queries + 2 * COLUMNS * D;
+  float *all = reinterpret_cast<float *>(slopes + 2 * COLUMNS * D), *mean = all + 2 * COLUMNS;
+  int group = blockIdx.x, first = blockIdx.y * ROWS, shared_by = n.heads / n.groups;
   long long batch = blockIdx.z;
-  fill<T, D, Mine::ROWS>(keys, k + batch * ks.batch + group * ks.head, ks.row, first, n.s, n);
-  fill<T, D, Mine::ROWS>(values, v + batch * vs.batch + group * vs.head, vs.row, first, n.s, n);
+  int begin = n.causal ? max(0, first - (n.s - n.t)) / COLUMNS * COLUMNS : 0;  // of queries that see some row,
+  int whole = mask ? n.t : n.causal ? first + ROWS - 1 - (n.s - n.t) : 0;      // and of those that see all
+  int tiles = (n.t - begin + COLUMNS - 1) / COLUMNS;                          // of each head
 
-  float of_keys[Mine::OUT] = {}, of_values[Mine::OUT] = {}, x[Mine::PRODUCTS], y[Mine::PRODUCTS];
-  int begin = n.causal ? max(0, first - (n.s - n.t)) / COLUMNS * COLUMNS : 0;
-  for (int head = group * shared_by; head < (group + 1) * shared_by; head++) {
-    const bool *shown = mask ? mask + batch * ms.batch + head * ms.head : mask;
+  auto fetch = [&](int tile, int stage) {
+    int head = group * shared_by + tile / tiles, start = begin + tile % tiles * COLUMNS;
     long long rows = (batch * n.heads + head) * n.t;
-    for (int start = begin; start < n.t; start += COLUMNS) {
-      __syncthreads();
-      fill<T, D, COLUMNS>(queries, q + batch * qs.batch + head * qs.head, qs.row, start, n.t, n);
-      fill<T, D, COLUMNS>(slopes, g + batch * gs.batch + head * gs.head, gs.row, start, n.t, n);
-      __syncthreads();
-      Mine::products(keys, queries, x);
-      Mine::products(values, slopes, y);
-#pragma unroll
-      for (int e = 0; e < Mine::PRODUCTS; e++) {
-        int query = start + Mine::column(e), key = first + Mine::row(Mine::slot(e));
-        bool sees = seen(query, key, shown, ms.row, n);
-        x[e] = sees ? expf(x[e] * scale - log_sum[rows + query]) : 0.0f;
-        y[e] = sees ? scale * x[e] * (y[e] - delta[rows + query]) : 0.0f;
-      }
-      Mine::add(x, slopes, of_values);
-      Mine::add(y, queries, of_keys);
+    fill<T, D, COLUMNS>(queries + stage * COLUMNS * D, q + batch * qs.batch + head * qs.head, qs.row, start, n.t, n);
+    fill<T, D, COLUMNS>(slopes + stage * COLUMNS * D, g + batch * gs.batch + head * gs.head, gs.row, start, n.t, n);
+    for (int i = threadIdx.x; i < COLUMNS; i += THREADS) {  // zeros beyond t, as in the tiles
+      int at = min(start + i, n.t - 1), read = start + i < n.t ? 4 : 0;
+      copy_number(all + stage * COLUMNS + i, log_sum + rows + at, read);
+      copy_number(mean + stage * COLUMNS + i, delta + rows + at, read);
     }
+  };
+  float of_keys[Mine::OUT] = {}, of_values[Mine::OUT] = {}, x[Mine::PRODUCTS], y[Mine::PRODUCTS];
+  float by = scale * LOG2_E;
+  fill<T, D, ROWS>(keys, k + batch * ks.batch + group * ks.head, ks.row, first, n.s, n);
+  fill<T, D, ROWS>(values, v + batch * vs.batch + group * vs.head, vs.row, first, n.s, n);
+  fetch(0, 0);
+  for (int tile = 0, stage = 0; tile < tiles * shared_by; tile++, stage ^= 1) {
+    wait_for_copies();
+    __syncthreads();
+    if (tile + 1 < tiles * shared_by) fetch(tile + 1, stage ^ 1);
+    Mine::products(keys, queries + stage * COLUMNS * D, x);
+    Mine::products(values, slopes + stage * COLUMNS * D, y);
+    int start = begin + tile % tiles * COLUMNS;
+    if (start < whole) {
+      int head = group * shared_by + tile / tiles;
+      const bool *shown = mask ? mask + batch * ms.batch + head * ms.head : mask;
+#pragma unroll
+      for (int e = 0; e < Mine::PRODUCTS; e++)
+        if (!seen(start + Mine::column(e), first + Mine::row(Mine::slot(e)), shown, ms.row, n)) x[e] = UNSEEN;
+    }
+#pragma unroll
+    for (int e = 0; e < Mine::PRODUCTS; e++) {
+      int query = stage * COLUMNS + Mine::column(e);
+      x[e] = power_of_two(x[e] * by - all[query]);
+      y[e] = x[e] * (y[e] - mean[query]);
+    }
+    Mine::add(x, slopes + stage * COLUMNS * D, of_values);
+    Mine::add(y, queries + stage * COLUMNS * D, of_keys);
   }
-  float ones[Mine::SLOTS];
-  for (int i = 0; i < Mine::SLOTS; i++) ones[i] = 1;
-  write<T, D>(dk + batch * dks.batch + group * dks.head, dks.row, first, n.s, n.d, of_keys, ones);
-  write<T, D>(dv + batch * dvs.batch + group * dvs.head, dvs.row, first, n.s, n.d, of_values, ones);
+  float ones[Mine::SLOTS], factors[Mine::SLOTS];
+  for (int i = 0; i < Mine::SLOTS; i++) ones[i] = 1, factors[i] = scale;
+  write<Mine, T, D, ROWS>(keys, dk + batch * dks.batch + group * dks.head, dks.row, first, n.s, n, of_keys, factors);
+  write<Mine, T, D, ROWS>(values, dv + batch * dvs.batch + group * dvs.head, dvs.row, first, n.s, n, of_values, ones);
 }

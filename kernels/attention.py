@@ -79,8 +79,14 @@ def scale_of(q, scale):
 
 # ------------------------------------------------------------------------------------ on CUDA
 
-COLUMNS, THREADS = 32, 128  # as in attention.cu
+THREADS = 128  # as in attention.cu
 WIDTHS = (32, 64, 128)  # of a head; one in between is filled up with zeros
+HALVES = {  # rows and columns of a tile, by width: as many rows as the sums leave registers for
+    "forward": {32: (128, 64), 64: (128, 64), 128: (128, 64)},
+    "dq": {32: (128, 64), 64: (128, 32), 128: (64, 64)},
+    "dkv": {32: (128, 32), 64: (64, 64), 128: (64, 64)},
+}
+FLOATS = (32, 32)  # four lanes a row
 STEPS = np.dtype([(name, "i8") for name in ("batch", "head", "row")])
 SIZES = np.dtype([(name, "i4") for name in ("heads", "groups", "t", "s", "d", "causal", "vectors")])
 
@@ -94,6 +100,7 @@ def cuda_supports(xp, q, k, v, mask=None, *, causal=False, scale=None):
         and q.shape[1] % k.shape[1] == 0
         and q.shape[3] <= WIDTHS[-1]
         and (not causal or k.shape[2] >= q.shape[2])
+        and (scale is None or scale > 0)  # the greatest product is then the greatest score
         and (mask is None or fits(mask, q, k, xp))
     )
 
@@ -103,8 +110,8 @@ def cuda_forward(xp, q, k, v, mask=None, *, causal=False, scale=None):
     b, h, t, d = q.shape
     o = xp.empty((b, t, h, d), q.dtype).swapaxes(1, 2)  # heads merge without a copy
     log_sum = xp.empty((b, h, t), np.float32)
-    cuda_launch("forward", xp, q, k, [*cuda_views(q, k, v, o), *cuda_mask(xp, mask, q, k), log_sum],
-                (q, k, v), causal, scale, (tile_rows(q), COLUMNS), 1)  # fmt: skip
+    cuda_launch("forward", xp, q, [*cuda_views(q, k, v, o), *cuda_mask(xp, mask, q, k), log_sum],
+                cuda_sizes(q, k, causal, (q, k, v)), scale)  # fmt: skip
     return o, (o, log_sum)
 
 
@@ -112,44 +119,41 @@ def cuda_backward(xp, needs, g, residuals, q, k, v, mask=None, *, causal=False, 
     g, q, k, v = (cuda.rows(xp, a) for a in (g, q, k, v))
     o, log_sum = residuals
     delta = xp.empty(log_sum.shape, np.float32)
-    known = (g, q, k, v)
-    n = cuda_sizes(q, k, causal, known)
-    cuda.launch(xp, "attention", f"attention_delta<{spelled(q)}>", cuda.blocks(delta.size, 4),
+    n = cuda_sizes(q, k, causal, (g, q, k, v))
+    cuda.launch(xp, "attention", f"attention_delta<{cuda.type_of(q)}>", cuda.blocks(delta.size, 4),
                 (*cuda_views(g, o), delta, n, cuda.i4(delta.size)), threads=THREADS)  # fmt: skip
-    read = [*cuda_views(*known), *cuda_mask(xp, mask, q, k), log_sum, delta]
+    read = [*cuda_views(g, q, k, v), *cuda_mask(xp, mask, q, k), log_sum, delta]
     dq, dk, dv = (xp.empty(a.shape, a.dtype) for a in (q, k, v))
-    tiles = (tile_rows(q), COLUMNS)
     if needs[0]:
-        cuda_launch("dq", xp, q, k, [*read, *cuda_views(dq)], known, causal, scale, tiles, 2)
+        cuda_launch("dq", xp, q, [*read, *cuda_views(dq)], n, scale)
     if needs[1] or needs[2]:
-        written = cuda_views(dk, dv)
-        cuda_launch("dkv", xp, k, q, [*read, *written], known, causal, scale, tiles, 2)
+        cuda_launch("dkv", xp, k, [*read, *cuda_views(dk, dv)], n, scale)
     return [dq, dk, dv, None][: len(needs)]  # a mask of None may have been handed in
 
 
-def cuda_launch(name, xp, rows, columns, arguments, known, causal, scale, tiles, of_rows):
-    """One of the three kernels; a block for each tile of `rows`, whose heads it goes by."""
-    q, k = known[-3], known[-2]
-    b, heads, length, d = rows.shape
-    padded = width_of(d) + 16 // rows.itemsize
-    shared = (of_rows * tiles[0] + 2 * tiles[1]) * padded * rows.itemsize
-    grid = (cuda.blocks(length, tiles[0]), heads, b)
-    cuda.launch(xp, "attention", f"attention_{name}<{spelled(q)}>", grid,
-                (*arguments, cuda_sizes(q, k, causal, known), np.float32(scale_of(q, scale))),
+def cuda_launch(name, xp, of, arguments, n, scale):
+    """One of the three kernels; a block for each tile of rows `of` a head."""
+    b, heads, length, d = of.shape
+    width = width_of(d)
+    rows, columns = tile(name, of.dtype.name, width)
+    shared = ((1 if name == "forward" else 2) * rows + 4 * columns) * width * of.itemsize
+    shared += 4 * columns * 4 if name == "dkv" else 0  # log_sum and delta
+    cuda.launch(xp, "attention", spelled(name, of.dtype.name, width),
+                (heads, cuda.blocks(length, rows), b), (*arguments, n, np.float32(scale_of(of, scale))),
                 threads=THREADS, shared=shared)  # fmt: skip
 
 
-def spelled(q):
-    return f"{cuda.type_of(q)},{width_of(q.shape[3])}"
+def tile(name, dtype, width):
+    return FLOATS if dtype == "float32" else HALVES[name][width]
+
+
+def spelled(name, dtype, width):
+    rows, columns = tile(name, dtype, width)
+    return f"attention_{name}<{cuda.TYPES[dtype]},{width},{rows},{columns}>"
 
 
 def width_of(d):
     return next(w for w in WIDTHS if d <= w)
-
-
-def tile_rows(q):
-    """64 with tensor cores, four lanes a row without."""
-    return 64 if q.itemsize == 2 else THREADS // 4
 
 
 def cuda_views(*arrays):

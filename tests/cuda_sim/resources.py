@@ -16,18 +16,20 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tinygrad_ml.kernels import attention, cuda
+
 FILE = Path(__file__).parent / "cuda_resources.json"
 KERNELS = Path(__file__).parents[2] / "kernels"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 ALL = {"float": 4, "double": 2, "__half": 8, "__nv_bfloat16": 8}  # numbers in 16 bytes
 NARROWED = [("double", "double"), *(("float", t) for t in ALL if t != "double")]
-TENSOR = ("float", "__half", "__nv_bfloat16")
+TENSOR = {name: cuda.TYPES[name] for name in ("float32", "float16", "bfloat16")}
 
 
 def expressions():
     """{stem: every instance that a binding may ask for}"""
     wide = [f"{t},{v}" for t, most in ALL.items() for v in (1, most)]
-    heads = [f"{t},{d}" for t, d in itertools.product(TENSOR, (32, 64, 128))]
+    heads = list(itertools.product(TENSOR, attention.WIDTHS))
 
     def each(names, kinds):
         return [f"{name}<{kind}>" for name in names.split() for kind in kinds]
@@ -35,7 +37,10 @@ def expressions():
     plain = ("float", "double")
     return {
         "adamw": each("adamw_step", plain),
-        "attention": each("attention_forward attention_delta attention_dq attention_dkv", heads),
+        "attention": [
+            *each("attention_delta", TENSOR.values()),
+            *(attention.spelled(name, *head) for name in attention.HALVES for head in heads),
+        ],
         "best_matching_units": each("best_matching_units", plain),
         "dropout": each("dropout", ALL),
         "embedding": each("embedding_backward", ALL),

@@ -475,8 +475,8 @@ char *shared_pointer(uint32_t address) { return address >= DYNAMIC ? dynamic.fir
 
 // ------------------------------------------------------------------------------- PTX
 
-// An asynchronous copy is made when it is waited for, as late as a GPU may: a missing wait reads
-// what was there before.
+// An asynchronous copy is made when it is waited for, as late as a GPU may; from its start on the
+// place counts as unwritten, so that neither a missing wait nor a start too early goes unseen.
 void finish_copies(size_t keep) {
   Thread &me = threads[running];
   while (me.groups.size() > keep) {
@@ -502,6 +502,8 @@ void ptx_copy(const char *text, const Operand *operands, int count, Site site) {
   char *to = shared_pointer(value_of<uint32_t>(operands[0]));
   auto from = value_of<const char *>(operands[1]);
   if (uintptr_t(from) % bytes) fail(nullptr, site, "misaligned: cp.async of %u bytes", bytes);
+  touch(to, bytes, Access::Write, nullptr, site);  // it may arrive at once, and is not to be read
+  if (Memory *m = find(to)) memset(&m->written[to - m->first], 0, bytes);
   threads[running].copies.push_back({to, from, bytes, read, site});
 }
 
@@ -528,9 +530,16 @@ void ptx_matrices(const char *text, const Operand *operands, int count, Site sit
   call.width = 32;
 }
 
+void ptx_power_of_two(const Operand *operands) {
+  float y = std::exp2(value_of<float>(operands[1]));
+  if (y < 0x1p-126f) y = 0;  // .ftz
+  memcpy(operands[0].at, &y, 4);
+}
+
 void ptx(const char *text, const Operand *operands, int count, Site site) {
   Thread &me = threads[running];
   while (*text == ' ' || *text == '\n') text++;
+  if (begins(text, "ex2.approx.ftz.f32")) return ptx_power_of_two(operands);
   if (begins(text, "mma.sync.aligned.m16n8k16.row.col")) return ptx_mma(text, operands, count, site);
   if (begins(text, "ldmatrix.sync.aligned.m8n8.x")) return ptx_matrices(text, operands, count, site);
   if (begins(text, "cp.async.commit_group")) {
