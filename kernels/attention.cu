@@ -209,13 +209,11 @@ template <class T, int D, int ROWS>
 __device__ void fill(T *tile, const T *from, long long step, int first, int n, Sizes sizes) {
   constexpr int V = 16 / sizeof(T), PIECES = D / V;
   if (sizes.vectors) {  // rows begin at 16 bytes, and d fills whole ones
-    int column = threadIdx.x % PIECES * V;
-    bool inside = column < sizes.d;
-    if (inside) from += column;
+    int row = threadIdx.x / PIECES, column = threadIdx.x % PIECES * V, left = column < sizes.d ? n - first : 0;
+    const T *here = from + (first + row) * step + column;
 #pragma unroll
-    for (int row = threadIdx.x / PIECES; row < ROWS; row += THREADS / PIECES)
-      copy_async(tile + place<T, D>(row, column), from + min(first + row, n - 1) * step,
-                 inside && first + row < n ? 16 : 0);
+    for (int i = 0; i < ROWS; i += THREADS / PIECES)
+      copy_async(tile + place<T, D>(row + i, column), here + i * step, row + i < left ? 16 : 0);
     return;
   }
   for (int i = threadIdx.x; i < ROWS * D; i += THREADS) {
@@ -308,11 +306,13 @@ attention_forward(const T *q, Steps qs, const T *k, Steps ks, const T *v, Steps 
         if (!seen(first + Mine::row(Mine::slot(e)), start + Mine::column(e), mask, ms.row, n)) x[e] = UNSEEN;
     }
     float top[Mine::SLOTS], shrink[Mine::SLOTS];
+    bool grew = false;
     for (int i = 0; i < Mine::SLOTS; i++) top[i] = largest[i];
 #pragma unroll
     for (int e = 0; e < Mine::PRODUCTS; e++) top[Mine::slot(e)] = max(top[Mine::slot(e)], x[e]);
     for (int i = 0; i < Mine::SLOTS; i++) {
       top[i] = lanes_max(top[i]);
+      grew |= top[i] > largest[i];
       shrink[i] = power_of_two((largest[i] - top[i]) * by);
       largest[i] = top[i];
       top[i] = top[i] > UNSEEN ? top[i] * by : 0.0f;  // a row that sees nothing stays 0
@@ -324,8 +324,10 @@ attention_forward(const T *q, Steps qs, const T *k, Steps ks, const T *v, Steps 
       x[e] = power_of_two(x[e] * by - top[i]);
       sum[i] += x[e];
     }
+    if (__any_sync(ALL_LANES, grew)) {  // seldom, after the first tiles
 #pragma unroll
-    for (int e = 0; e < Mine::OUT; e++) out[e] *= shrink[Mine::slot(e)];
+      for (int e = 0; e < Mine::OUT; e++) out[e] *= shrink[Mine::slot(e)];
+    }
     Mine::add(x, values + stage * COLUMNS * D, out);
   }
   for (int i = 0; i < Mine::SLOTS; i++) {
@@ -428,33 +430,32 @@ attention_dkv(const T *g, Steps gs, const T *q, Steps qs, const T *k, Steps ks, 
   long long batch = blockIdx.z;
   int begin = n.causal ? max(0, first - (n.s - n.t)) / COLUMNS * COLUMNS : 0;  // of queries that see some row,
   int whole = mask ? n.t : n.causal ? first + ROWS - 1 - (n.s - n.t) : 0;      // and of those that see all
-  int tiles = (n.t - begin + COLUMNS - 1) / COLUMNS;                          // of each head
+  int head = group * shared_by, end = head + shared_by;
 
-  auto fetch = [&](int tile, int stage) {
-    int head = group * shared_by + tile / tiles, start = begin + tile % tiles * COLUMNS;
+  auto fetch = [&](int head, int start, int stage) {
     long long rows = (batch * n.heads + head) * n.t;
     fill<T, D, COLUMNS>(queries + stage * COLUMNS * D, q + batch * qs.batch + head * qs.head, qs.row, start, n.t, n);
     fill<T, D, COLUMNS>(slopes + stage * COLUMNS * D, g + batch * gs.batch + head * gs.head, gs.row, start, n.t, n);
     for (int i = threadIdx.x; i < COLUMNS; i += THREADS) {  // zeros beyond t, as in the tiles
-      int at = min(start + i, n.t - 1), read = start + i < n.t ? 4 : 0;
-      copy_number(all + stage * COLUMNS + i, log_sum + rows + at, read);
-      copy_number(mean + stage * COLUMNS + i, delta + rows + at, read);
+      int read = start + i < n.t ? sizeof(float) : 0;
+      copy_number(all + stage * COLUMNS + i, log_sum + rows + start + i, read);
+      copy_number(mean + stage * COLUMNS + i, delta + rows + start + i, read);
     }
   };
   float of_keys[Mine::OUT] = {}, of_values[Mine::OUT] = {}, x[Mine::PRODUCTS], y[Mine::PRODUCTS];
   float by = scale * LOG2_E;
   fill<T, D, ROWS>(keys, k + batch * ks.batch + group * ks.head, ks.row, first, n.s, n);
   fill<T, D, ROWS>(values, v + batch * vs.batch + group * vs.head, vs.row, first, n.s, n);
-  fetch(0, 0);
-  for (int tile = 0, stage = 0; tile < tiles * shared_by; tile++, stage ^= 1) {
+  fetch(head, begin, 0);
+  for (int start = begin, stage = 0; head < end; stage ^= 1) {
     wait_for_copies();
     __syncthreads();
-    if (tile + 1 < tiles * shared_by) fetch(tile + 1, stage ^ 1);
+    bool last = start + COLUMNS >= n.t;  // of this head
+    int next = last ? begin : start + COLUMNS;
+    if (head + last < end) fetch(head + last, next, stage ^ 1);
     Mine::products(keys, queries + stage * COLUMNS * D, x);
     Mine::products(values, slopes + stage * COLUMNS * D, y);
-    int start = begin + tile % tiles * COLUMNS;
     if (start < whole) {
-      int head = group * shared_by + tile / tiles;
       const bool *shown = mask ? mask + batch * ms.batch + head * ms.head : mask;
 #pragma unroll
       for (int e = 0; e < Mine::PRODUCTS; e++)
@@ -468,6 +469,7 @@ attention_dkv(const T *g, Steps gs, const T *q, Steps qs, const T *k, Steps ks, 
     }
     Mine::add(x, slopes + stage * COLUMNS * D, of_values);
     Mine::add(y, queries + stage * COLUMNS * D, of_keys);
+    head += last, start = next;
   }
   float ones[Mine::SLOTS], factors[Mine::SLOTS];
   for (int i = 0; i < Mine::SLOTS; i++) ones[i] = 1, factors[i] = scale;

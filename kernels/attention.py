@@ -138,8 +138,9 @@ def cuda_launch(name, xp, of, arguments, n, scale):
     rows, columns = tile(name, of.dtype.name, width)
     shared = ((1 if name == "forward" else 2) * rows + 4 * columns) * width * of.itemsize
     shared += 4 * columns * 4 if name == "dkv" else 0  # log_sum and delta
-    cuda.launch(xp, "attention", spelled(name, of.dtype.name, width),
-                (heads, cuda.blocks(length, rows), b), (*arguments, n, np.float32(scale_of(of, scale))),
+    grid = (heads, cuda.blocks(length, rows), b)
+    cuda.launch(xp, "attention", spelled(name, of.dtype.name, width), grid,
+                (*arguments, n, np.float32(scale_of(of, scale))),
                 threads=THREADS, shared=shared)  # fmt: skip
 
 

@@ -19,7 +19,8 @@ RACE, BOUNDS, UNWRITTEN, VALUES = "race", "out of bounds", "unwritten", "values"
 HALF, PAST, CAUSAL = "bfloat16", "attention with a past and grouped heads", "causal attention"
 NLL, EACH = "linear_cross_entropy", "linear_cross_entropy, each"
 KEYS_SEEN = "if (n.causal && key > query + n.s - n.t) return false;"
-FORWARD_FILL = "    fill<T, D, COLUMNS>(values, v, vs.row, start, n.s, n);\n"
+PADDED, TILES = "attention where keys are padded", "attention in many tiles"
+DQ_FETCH = f"  {BARRIER}    if (start + COLUMNS < end) fetch(start + COLUMNS, stage ^ 1);\n"
 
 BUGS = [
     # sums of blocks and warps
@@ -90,29 +91,38 @@ BUGS = [
     ("unit_sums.cu", "starts[blockIdx.x + 1]", "starts[blockIdx.x + 2]", "sums", "out of bounds|values"),
     ("unit_sums.cu", "f += blockDim.x", "f++", "sums", RACE),
     # attention
-    ("attention.cu", "    __syncthreads();  // the last tile has been read by all\n", "", PAST, RACE),
-    ("attention.cu", FORWARD_FILL + "    __syncthreads();\n    Mine::products(queries, keys, x);\n    float top", FORWARD_FILL + "    Mine::products(queries, keys, x);\n    float top", PAST, "race|unwritten"),
-    ("attention.cu", "wait_group 0", "wait_group 1", (CAUSAL, HALF), "race|unwritten"),
-    ("attention.cu", "inside = first + row < n && column", "inside = column", (CAUSAL, HALF), BOUNDS),
+    ("attention.cu", "    __syncthreads();  // this tile is there, and the last has been read by all\n", "", TILES, "race|unwritten"),
+    ("attention.cu", DQ_FETCH, DQ_FETCH.replace(BARRIER, ""), TILES, "race|unwritten"),
+    ("attention.cu", "    __syncthreads();\n    bool last", "    bool last", TILES, "race|unwritten"),
+    ("attention.cu", "  __syncthreads();  // the tile has been read by all\n", "", (CAUSAL, HALF), RACE),
+    ("attention.cu", "tile);\n  __syncthreads();\n", "tile);\n", (CAUSAL, HALF), "race|unwritten"),
+    ("attention.cu", "cp.async.wait_all", "cp.async.wait_group 1", (CAUSAL, HALF), "race|unwritten"),
+    ("attention.cu", "fetch(start + COLUMNS, stage ^ 1)", "fetch(start + COLUMNS, stage)", (TILES, HALF), "race|unwritten"),
+    ("attention.cu", "row + i < left ? 16 : 0", "left > 0 ? 16 : 0", (CAUSAL, HALF), BOUNDS),
+    ("attention.cu", "column < sizes.d ? n - first : 0;", "n - first;", (PADDED, HALF), "out of bounds|values"),
     ("attention.cu", "if (first + row < n && column", "if (column", (PAST, HALF), BOUNDS),
     ("attention.cu", KEYS_SEEN, "if (n.causal && key > query) return false;", PAST, VALUES),
     ("attention.cu", KEYS_SEEN, KEYS_SEEN.replace(">", ">="), CAUSAL, VALUES),
     ("attention.cu", "query >= n.t || key >= n.s", "query >= n.t", "attention", VALUES),
-    ("attention.cu", "out[e] *= shrink[Mine::slot(e)]", "out[e] *= 1", PAST, VALUES),
-    ("attention.cu", "      sum[i] *= shrink[i];\n", "", (PAST, HALF), VALUES),
+    ("attention.cu", "first + 1 + n.s - n.t) : n.s;  // and", "first + ROWS + n.s - n.t) : n.s;  // and", CAUSAL, VALUES),
+    ("attention.cu", "first + ROWS - 1 - (n.s - n.t) : 0;", "first - (n.s - n.t) : 0;", CAUSAL, VALUES),
+    ("attention.cu", "grew |= top[i] > largest[i];", "grew |= i && top[i] > largest[i];", TILES, VALUES),
+    ("attention.cu", "      sum[i] *= shrink[i];\n", "", (TILES, HALF), VALUES),
+    ("attention.cu", "top[i] > UNSEEN ? top[i] * by : 0.0f", "top[i] * by", PADDED, VALUES),
     ("attention.cu", "return x + __shfl_xor_sync(ALL_LANES, x, 2)", "return x + __shfl_xor_sync(ALL_LANES, x, 1)", "attention", VALUES),
-    ("attention.cu", "if (row < n && column < d) narrow", "if (column < d) narrow", "attention", "out of bounds|race"),
+    ("attention.cu", "rows = min(ROWS, n - first)", "rows = ROWS", "attention", "out of bounds|race"),
     ("attention.cu", "(y[e] - mean[i])", "y[e]", "attention", VALUES),
-    ("attention.cu", "head < (group + 1) * shared_by", "head <= (group + 1) * shared_by", PAST, "out of bounds|values"),
+    ("attention.cu", "end = head + shared_by;", "end = head + shared_by + 1;", PAST, "out of bounds|values"),
     ("attention.cu", "/ COLUMNS * COLUMNS : 0", "/ COLUMNS * COLUMNS + COLUMNS : 0", CAUSAL, VALUES),
-    ("attention.cu", "STRIDE + lane / 16 * 8", "STRIDE + lane / 8 * 8", ("attention", HALF), "values|unwritten|out of bounds"),
-    ("attention.cu", "here[4], here[5]", "here[5], here[4]", ("attention", HALF), VALUES),
-    ("attention.cu", "x2.trans.shared", "x2.shared", ("attention", HALF), VALUES),
+    ("attention.cu", "16 * M + lane % 16, lane / 16 * 8", "16 * M + lane % 16, lane / 8 * 8", ("attention", HALF), "values|unwritten|out of bounds"),
+    ("attention.cu", "packed(next[0], next[1], b)", "packed(next[1], next[0], b)", ("attention", HALF), VALUES),
+    ("attention.cu", "x4.trans.shared", "x4.shared", ("attention", HALF), VALUES),
+    ("attention.cu", "read = start + i < n.t ?", "read = start + i <= n.t ?", ("attention", HALF), BOUNDS),
     ("attention.cu", "row / n.t % n.heads", "row / n.t % n.groups", PAST, "values|unwritten|out of bounds"),
     ("attention.cu", "threadIdx.x % 32 / 4 * 4 + c % 4", "c % 4", "attention", VALUES),
-    ("attention.cu", "min(n.s, first + Mine::ROWS + n.s - n.t)", "min(n.s, first + n.s - n.t)", CAUSAL, VALUES),
+    ("attention.cu", "min(n.s, first + ROWS + n.s - n.t)", "min(n.s, first + n.s - n.t)", CAUSAL, VALUES),
     ("attention.cu", "if (row >= rows) return;  // a whole warp", "if (row >= rows - 1) return;", "attention", UNWRITTEN),
-    ("attention.cu", "STRIDE = D + 8;", "STRIDE = D + 4;", ("attention", HALF), "misaligned|out of bounds"),
+    ("attention.cu", "PIECES * V);", "PIECES * (V / 2));", ("attention", HALF), "misaligned|out of bounds"),
 ]  # fmt: skip
 
 

@@ -80,6 +80,9 @@ CASES = {
         numbers(2, 2, 7, 16), numbers(2, 2, 11, 16), numbers(2, 2, 11, 16, seed=1)),
     "attention of wide heads": (F.attention, numbers(1, 1, 40, 128), numbers(1, 1, 33, 128),
                                 numbers(1, 1, 33, 128, seed=1)),
+    "attention in many tiles": (
+        lambda *a: F.attention(*a, causal=True), numbers(1, 2, 150, 24),
+        numbers(1, 1, 200, 24), numbers(1, 1, 200, 24, seed=1)),
     "product of batches": (lambda a, b: F.rms_norm(a @ b, b[0, 0]), numbers(2, 3, 5, 8),
                            numbers(3, 8, 4)),
     "product with a transpose": (lambda a, b: F.swiglu(a @ b.swapaxes(-1, -2), a @ b.mT),

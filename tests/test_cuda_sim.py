@@ -66,6 +66,22 @@ extern "C" __global__ void asynchronous(const float *x, float *y, int waits) {
   for (int i = 0; i < 4; i++) y[4 * threadIdx.x + i] = tile[4 * threadIdx.x + i];
 }
 
+extern "C" __global__ void overtaken(const float *x, float *y, int barrier) {
+  __shared__ __align__(16) float tile[128];
+  for (int i = 0; i < 4; i++) tile[4 * threadIdx.x + i] = 1;
+  __syncthreads();
+  y[threadIdx.x] = tile[127 - threadIdx.x];
+  if (barrier) __syncthreads();
+  unsigned to = __cvta_generic_to_shared(tile + 4 * threadIdx.x);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(x) : "memory");
+  __syncthreads();
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+extern "C" __global__ void powers(const float *x, float *y) {
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y[threadIdx.x]) : "f"(x[threadIdx.x]));
+}
+
 // D = A B: A (16, 16) by ldmatrix from shared memory, B (16, 8) stored as its columns
 template <class T>
 __global__ void tiles(const T *a, const T *b, float *d) {
@@ -197,6 +213,19 @@ def test_asynchronous_copies_arrive_when_waited_for():
         launch("asynchronous", numbers(128), y, i4(0), threads=32, shared_mem=512)
     with pytest.raises(KernelError, match="out of bounds"):
         launch("asynchronous", numbers(128), y, i4(1), threads=32, shared_mem=256)
+
+
+def test_an_asynchronous_copy_may_arrive_at_once():
+    """Begun before all have read what lies there, it races, however late it is waited for."""
+    launch("overtaken", numbers(), np.zeros(32, f4), i4(1), threads=32)
+    with pytest.raises(KernelError, match="race: it writes byte .* of static shared memory, whi"):
+        launch("overtaken", numbers(), np.zeros(32, f4), i4(0), threads=32)
+
+
+def test_powers_of_two():
+    y = np.zeros(4, f4)
+    launch("powers", f4([0, -1.5, -126, -126.5]), y, threads=4)
+    np.testing.assert_allclose(y, [1, 2**-1.5, 2**-126, 0], rtol=1e-7)  # the last is subnormal
 
 
 def test_products_of_tiles():

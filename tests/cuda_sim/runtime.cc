@@ -481,7 +481,7 @@ void finish_copies(size_t keep) {
   Thread &me = threads[running];
   while (me.groups.size() > keep) {
     for (auto &copy : me.groups.front()) {
-      touch((char *)copy.from, copy.read ? copy.read : 1, Access::Read, nullptr, copy.site, copy.read ? copy.bytes : 1);
+      if (copy.read) touch((char *)copy.from, copy.read, Access::Read, nullptr, copy.site, copy.bytes);
       touch(copy.to, copy.bytes, Access::Write, nullptr, copy.site);
       memset(copy.to, 0, copy.bytes);
       memcpy(copy.to, copy.from, copy.read);
