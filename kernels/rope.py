@@ -7,6 +7,8 @@ Bytes: x is read and y written once, whatever x's strides (heads are split witho
 Accuracy in float32: within 2 ulp of the greater of |a| and |b|.
 """
 
+import math
+
 from . import cuda
 from .native import contiguous, empty_rows, rows, run, runs, strides
 
@@ -70,10 +72,12 @@ def cuda_wide(a):
 def cuda_turned(xp, x, cos, sin, sign):
     (x, (cos, sin)), (b, h, t, k) = (cuda.rows(xp, x), cuda.contiguous(xp, cos, sin)), x.shape
     y = xp.empty((b, t, h, k), x.dtype).swapaxes(1, 2)  # heads merge without a copy
-    sizes = [cuda.i4(h), cuda.i4(t), cuda.i4(k // 2), cuda.i8(x.size // 2)]
-    cuda.launch(xp, "rope", f"rope_turn<{cuda.type_of(x)}>", cuda.blocks(x.size // 2),
-                (x.data, cos, sin, y.data, *sizes, *cuda.steps(x), *cuda.steps(y),
-                 cuda.wide(x.dtype)(sign)))  # fmt: skip
+    half, steps = k // 2, cuda.steps(x)
+    v = cuda.width(math.gcd(half, *steps), x, cos, sin, y)
+    threads = min(cuda.THREADS, 32 * cuda.blocks(h * half // v, 32))
+    cuda.launch(xp, "rope", f"rope_turn<{cuda.type_of(x)},{v}>", b * t,
+                (x.data, cos, sin, y.data, *map(cuda.i4, (h, t, half)), *steps, *cuda.steps(y),
+                 cuda.wide(x.dtype)(sign)), threads=threads)  # fmt: skip
     return y
 
 

@@ -52,9 +52,12 @@ CASES = {
     "rms_norm, many rows": (F.rms_norm, numbers(140, 8), numbers(8)),
     "add_rms_norm": (F.add_rms_norm, numbers(5, 40), numbers(5, 40, seed=1), numbers(40)),
     "rope": (F.rope, numbers(2, 3, 5, 8), numbers(5, 4), numbers(5, 4, seed=1)),
+    "rope, odd width": (F.rope, numbers(2, 3, 5, 10), numbers(5, 5), numbers(5, 5, seed=1)),
+    "rope, wide": (F.rope, numbers(2, 33, 2, 144), numbers(2, 72), numbers(2, 72, seed=1)),
     "swiglu": (F.swiglu, numbers(3, 50), numbers(3, 50, seed=1)),
     "swiglu, wide": (F.swiglu, numbers(40, 64) * 30, numbers(40, 64, seed=1)),
-    "dropout": (lambda x: F.dropout(x, 0.3, np.random.default_rng(3)), numbers(3, 401)),
+    "dropout": (lambda x: F.dropout(x, 0.3, np.random.default_rng(3)), numbers(9, 308)),
+    "dropout, odd": (lambda x: F.dropout(x, 0.3, np.random.default_rng(3)), numbers(3, 401)),
     "dropout of all": (lambda x: F.dropout(x, 1.0, np.random.default_rng(3)), numbers(3, 40)),
     "embedding": (F.embedding, numbers(7, 12), indices(7, 3, 9)),
     "linear_cross_entropy": (F.linear_cross_entropy, numbers(3, 5, 16), numbers(300, 16),
@@ -130,8 +133,10 @@ def test_cross_entropy_in_chunks_of_logits(cuda, monkeypatch):
     test_values_and_gradients(cuda, "linear_cross_entropy", "float32")
 
 
-def test_dropout_has_the_bits_of_the_cpu(cuda):
-    x = numbers(1000).astype("f4")
+@pytest.mark.parametrize("n", [1001, 1012])
+def test_dropout_has_the_bits_of_the_cpu(cuda, n):
+    """A number at a time and, where that is even, 16 bytes."""
+    x = numbers(n).astype("f4")
     rngs = [np.random.default_rng(5) for _ in range(2)]
     with cuda():
         y = F.dropout(tg.tensor(x, device="cuda"), 0.25, rngs[0])

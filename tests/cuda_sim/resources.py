@@ -42,7 +42,7 @@ def expressions():
             *(attention.spelled(name, *head) for name in attention.HALVES for head in heads),
         ],
         "best_matching_units": each("best_matching_units", plain),
-        "dropout": each("dropout", ALL),
+        "dropout": each("dropout", wide),
         "embedding": each("embedding_backward", ALL),
         "linear_cross_entropy": [
             *each("cross_entropy_forward", [f"{t},{v}" for t in plain for v in (1, ALL[t])]),
@@ -55,7 +55,7 @@ def expressions():
             *each("rms_norm_forward rms_norm_backward", wide),
             *each("sum_rows", [f"{t},1" for t in ALL]),
         ],
-        "rope": each("rope_turn", ALL),
+        "rope": each("rope_turn", wide),
         "scaled": each("scaled", ALL),
         "squares": each("squares", ALL),
         "swiglu": each("swiglu_forward swiglu_backward", wide),
