@@ -74,12 +74,11 @@ __device__ __forceinline__ uint4 philox(unsigned long long counter, unsigned lon
   unsigned a = counter, b = counter >> 32, c = 0, d = 0, low = key, high = key >> 32;
 #pragma unroll
   for (int round = 0; round < 10; round++) {
-    unsigned top_a = __umulhi(a, 0xD2511F53u), top_c = __umulhi(c, 0xCD9E8D57u);
-    unsigned old_b = b, old_d = d;
-    b = c * 0xCD9E8D57u;
-    d = a * 0xD2511F53u;
-    a = top_c ^ old_b ^ low;
-    c = top_a ^ old_d ^ high;
+    unsigned long long of_a = 0xD2511F53ull * a, of_c = 0xCD9E8D57ull * c;
+    a = unsigned(of_c >> 32) ^ b ^ low;
+    c = unsigned(of_a >> 32) ^ d ^ high;
+    b = of_c;
+    d = of_a;
     low += 0x9E3779B9u;
     high += 0xBB67AE85u;
   }

@@ -26,6 +26,9 @@ def forward(xp, x, *, p, key):
 # ------------------------------------------------------------------------------------ on CUDA
 
 
+EACH = 8  # entries of a thread, as in dropout.cu
+
+
 def cuda_supports(xp, x, *, p, key):
     return cuda.runs(xp, x)
 
@@ -33,9 +36,11 @@ def cuda_supports(xp, x, *, p, key):
 def cuda_forward(xp, x, *, p, key):
     (x,) = cuda.contiguous(xp, x)
     y = xp.empty_like(x)
+    v = cuda.width(x.size, x, y)
+    threshold = np.uint32(min(int(p * 2**32), 2**32 - 1))  # the factor of p = 1 is 0 anyway
     factor = cuda.wide(x.dtype)(1 / (1 - p) if p < 1 else 0)
-    grid, threshold = cuda.blocks(x.size, 4 * cuda.THREADS), np.uint64(int(p * 2**32))
-    cuda.launch(xp, "dropout", f"dropout<{cuda.type_of(x)}>", grid,
+    grid = cuda.blocks(x.size, EACH * cuda.THREADS)
+    cuda.launch(xp, "dropout", f"dropout<{cuda.type_of(x)},{v}>", grid,
                 (x, y, cuda.i8(x.size), threshold, np.uint64(key), factor))  # fmt: skip
     return y
 
