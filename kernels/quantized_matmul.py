@@ -40,6 +40,8 @@ def forward(xp, x, blocks, *, format):
 
 
 CUDA_FORMATS = ("Q4_0", "Q4_1", "Q8_0")
+CUDA_ROWS = 2  # of W for a warp, as in quantized_matmul.cu
+CUDA_THREADS = 128
 
 
 def cuda_supports(xp, x, blocks, *, format):
@@ -55,13 +57,19 @@ def cuda_supports(xp, x, blocks, *, format):
 
 
 def cuda_forward(xp, x, blocks, *, format):
-    (x, blocks), n, m = cuda.contiguous(xp, x, blocks), x.shape[-1], len(blocks)
-    few = x.size // n
+    x, blocks = cuda_aligned(xp, x, 16), cuda_aligned(xp, blocks, 2)
+    few, m, n = math.prod(x.shape[:-1]), len(blocks), x.shape[-1]
     y = xp.empty((*x.shape[:-1], m), x.dtype)
-    cuda.launch(xp, "quantized_matmul", f"quantized_matmul<{format}>",
-                cuda.blocks(m, cuda.THREADS // 32),
-                (x, blocks, y, cuda.i4(few), cuda.i4(m), cuda.i4(n)))  # fmt: skip
+    cuda.launch(xp, "quantized_matmul", f"quantized_matmul<{format},{few}>",
+                cuda.blocks(m, CUDA_THREADS // 32 * CUDA_ROWS),
+                (x, blocks, y, cuda.i4(m), cuda.i4(n)), threads=CUDA_THREADS)  # fmt: skip
     return y
+
+
+def cuda_aligned(xp, a, size):
+    """a, contiguous, from an address that is a multiple of size on."""
+    (a,) = cuda.contiguous(xp, a)
+    return a.copy() if a.data.ptr % size else a
 
 
 on_cuda = cuda.Twin(cuda_supports, cuda_forward)

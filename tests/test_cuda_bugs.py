@@ -81,10 +81,12 @@ BUGS = [
     ("adamw.cu", "sqrt(v) * correction", "sqrt(v)", "adamw", VALUES),
     ("adamw.cu", "i += blockDim.x", "i += blockDim.x - 1", "adamw", RACE),
     # quantised
-    ("quantized_matmul.cu", "if (row >= m) return", "if (row > m) return", "quantised", BOUNDS),
-    ("quantized_matmul.cu", "b * 32 + i]", "b * 16 + i]", "quantised", VALUES),
-    ("quantized_matmul.cu", "-8 * d", "-7 * d", "quantised", VALUES),
-    ("quantized_matmul.cu", "lane == 0 && r < few", "r < few", "quantised", RACE),
+    ("quantized_matmul.cu", "lane == 0 && first + k < m", "lane == 0", "quantised", BOUNDS),
+    ("quantized_matmul.cu", "min(first + k, m - 1)", "(first + k)", "quantised", BOUNDS),
+    ("quantized_matmul.cu", "i * 4 + part * 4", "i * 4 + part * 2", "quantised", "values|misaligned"),
+    ("quantized_matmul.cu", "-8 * widen", "-7 * widen", "quantised", VALUES),
+    ("quantized_matmul.cu", "lane == 0 && first", "first", "quantised", RACE),
+    ("quantized_matmul.cu", "start + STEPS * NEXT <= count", "start <= count", "quantised", "out of bounds|values"),
     # self-organising maps
     ("best_matching_units.cu", "      __syncthreads();  // the last tile has been read by all\n", "", "units", RACE),
     ("best_matching_units.cu", "      }\n      __syncthreads();\n", "      }\n", "units", "race|unwritten"),
@@ -136,7 +138,7 @@ def run(case, dtype, device):
         with pytest.MonkeyPatch.context() as patch:
             return correct.test_cross_entropy_in_chunks_of_logits(device, patch)
     if case == "quantised":
-        return correct.test_products_with_quantised_weights(device, "Q4_0", 18)
+        return correct.test_products_with_quantised_weights(device, "Q4_0", 18, 1, 11, 96)
     if case == "units":
         return correct.test_best_matching_units(70, 50, 5)
     if case == "sums":

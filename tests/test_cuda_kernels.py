@@ -199,22 +199,32 @@ def test_gradients_are_scaled_as_on_the_cpu(cuda, dtype):
     assert (weights[0].grad.numpy() == 0).all()
 
 
+@pytest.mark.parametrize("few, m, n", [(1, 11, 96), (2, 1, 1120), (8, 6, 576)])
 @pytest.mark.parametrize("format, size", [("Q8_0", 34), ("Q4_0", 18), ("Q4_1", 20)])
-def test_products_with_quantised_weights(cuda, format, size):
-    rng = np.random.default_rng(1)
-    blocks = rng.integers(0, 256, (11, 3, size), np.uint8)
-    scales = 2 if format == "Q4_1" else 1
+def test_products_with_quantised_weights(cuda, format, size, few, m, n):
+    """Of fewer blocks than a warp reads at once, of more and a rest, and of an even number."""
+    rng, count, scales = np.random.default_rng(1), n // 32, 2 if format == "Q4_1" else 1
+    blocks = rng.integers(0, 256, (m, count, size), np.uint8)
     blocks[..., : 2 * scales] = (
-        rng.standard_normal((11, 3, scales)).astype("f2").view(np.uint8).reshape(11, 3, -1)
+        rng.standard_normal((m, count, scales)).astype("f2").view(np.uint8).reshape(m, count, -1)
     )
-    blocks, x = blocks.reshape(11, -1), numbers(2, 96).astype("f4")
+    blocks, x = blocks.reshape(m, -1), numbers(few, n).astype("f4")
     with cuda():
         y = quant.quantized_matmul(
             tg.tensor(x, device="cuda"), blocks=tg.tensor(blocks, device="cuda").data, format=format
         )
     w = quant.dequantize(blocks, format).astype("f8")
-    bound = 1e-6 * (np.abs(x) @ np.abs(w).T)  # 96 terms in float32
+    bound = 1e-6 * (np.abs(x) @ np.abs(w).T)  # some n / 64 terms in a row in float32
     assert (np.abs(y.numpy() - x @ w.T) <= bound).all()
+
+
+def test_a_quantised_product_of_arrays_that_begin_anywhere(cuda):
+    blocks = quant.quantize_q8_0(numbers(4, 64))
+    x, wanted = numbers(65).astype("f4"), quant.dequantize(blocks, "Q8_0") @ numbers(65)[1:]
+    with cuda():
+        there = tg.tensor(np.append(np.uint8(0), blocks), device="cuda")[1:].data.reshape(4, -1)
+        y = quant.quantized_matmul(tg.tensor(x, device="cuda")[1:], blocks=there, format="Q8_0")
+    np.testing.assert_allclose(y.numpy(), wanted, rtol=0, atol=1e-5)  # 64 terms of up to 6
 
 
 # ------------------------------------------------- self-organising maps, called as they are

@@ -50,7 +50,10 @@ def expressions():
                 "cross_entropy_backward", [f"{t},{s},{v}" for t, s in NARROWED for v in (1, ALL[t])]
             ),
         ],
-        "quantized_matmul": each("quantized_matmul", ("Q4_0", "Q4_1", "Q8_0")),
+        "quantized_matmul": each(
+            "quantized_matmul",
+            [f"{format},{few}" for format in ("Q4_0", "Q4_1", "Q8_0") for few in range(1, 9)],
+        ),
         "rms_norm": [
             *each("rms_norm_forward rms_norm_backward", wide),
             *each("sum_rows", [f"{t},1" for t in ALL]),
