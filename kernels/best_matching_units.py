@@ -34,7 +34,7 @@ def forward(xp, X, codebook, *, block_size=None):
 # ------------------------------------------------------------------------------------ on CUDA
 
 
-ROWS = 128  # of a block, a thread each
+TILE = 128  # rows of a block, as in best_matching_units.cu
 
 
 def cuda_supports(xp, X, codebook, *, block_size=None):
@@ -46,9 +46,9 @@ def cuda_forward(xp, X, codebook, *, block_size=None):
     X, codebook = cuda.contiguous(xp, X, codebook)
     (n, d), k = X.shape, len(codebook)
     units, squares = xp.empty(n, np.int64), xp.empty(n, X.dtype)
-    name = f"best_matching_units<{cuda.type_of(X)}>"
-    arguments = (X, codebook, units, squares, *map(cuda.i4, (n, k, d)))
-    cuda.launch(xp, "best_matching_units", name, cuda.blocks(n, ROWS), arguments, threads=ROWS)
+    name = f"best_matching_units<{cuda.type_of(X)},{cuda.width(d, X, codebook)}>"
+    cuda.launch(xp, "best_matching_units", name, cuda.blocks(n, TILE),
+                (X, codebook, units, squares, *map(cuda.i4, (n, k, d))))  # fmt: skip
     return units, xp.sqrt(squares)
 
 

@@ -88,11 +88,15 @@ BUGS = [
     ("quantized_matmul.cu", "lane == 0 && first", "first", "quantised", RACE),
     ("quantized_matmul.cu", "start + STEPS * NEXT <= count", "start <= count", "quantised", "out of bounds|values"),
     # self-organising maps
-    ("best_matching_units.cu", "      __syncthreads();  // the last tile has been read by all\n", "", "units", RACE),
-    ("best_matching_units.cu", "      }\n      __syncthreads();\n", "      }\n", "units", "race|unwritten"),
-    ("best_matching_units.cu", "sums[j] < best)", "sums[j] <= best)", "units", VALUES),
-    ("best_matching_units.cu", "j0 + j < k && f0 + f < d", "j0 + j < k", "units", "out of bounds|values"),
-    ("best_matching_units.cu", "  if (row >= n) return;\n", "", "units", BOUNDS),
+    ("best_matching_units.cu", "      __syncthreads();  // the last tiles have been read by all\n", "", "units", RACE),
+    ("best_matching_units.cu", "f0, d);\n      __syncthreads();\n#pragma", "f0, d);\n#pragma", "units", "race|unwritten"),
+    ("best_matching_units.cu", "sums[r][u] < best[r])", "sums[r][u] <= best[r])", "units", VALUES),
+    ("best_matching_units.cu", "theirs < nearest[r])", "theirs > nearest[r])", "units", VALUES),
+    ("best_matching_units.cu", "first + row < count && start + f < d", "first + row < count", "units", "out of bounds|values"),
+    ("best_matching_units.cu", "first + row < count && start + f < d", "start + f < d", "units", "unwritten|out of bounds"),
+    ("best_matching_units.cu", "if (j < k && sums", "if (sums", "units", VALUES),
+    ("best_matching_units.cu", "if (of_unit || row >= n)", "if (of_unit)", "units", BOUNDS),
+    ("best_matching_units.cu", "if (of_unit || row >= n)", "if (row >= n)", "units", RACE),
     ("unit_sums.cu", "starts[blockIdx.x + 1]", "starts[blockIdx.x + 2]", "sums", "out of bounds|values"),
     ("unit_sums.cu", "f += blockDim.x", "f++", "sums", RACE),
     # attention
@@ -140,9 +144,9 @@ def run(case, dtype, device):
     if case == "quantised":
         return correct.test_products_with_quantised_weights(device, "Q4_0", 18, 1, 11, 96)
     if case == "units":
-        return correct.test_best_matching_units(70, 50, 5)
+        return correct.test_best_matching_units(device, 150, 140, 5, "float32")
     if case == "sums":
-        return correct.test_sums_of_the_units()
+        return correct.test_sums_of_the_units(device, True)
     return correct.test_values_and_gradients(device, case, dtype)
 
 

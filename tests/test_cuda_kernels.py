@@ -12,6 +12,7 @@ import tinygrad_ml as tg
 from tinygrad_ml import backend, kernels, optim, quant
 from tinygrad_ml import functional as F
 from tinygrad_ml.estimators import SOM
+from tinygrad_ml.estimators.som_training import best_matching_units, unit_sums
 
 # of the largest entry: a rounding at the end for halves, some 8 in sums of 40 for the others
 TOLERANCE = {"float32": 1e-6, "float64": 2e-15, "float16": 1e-3, "bfloat16": 8e-3}
@@ -227,43 +228,36 @@ def test_a_quantised_product_of_arrays_that_begin_anywhere(cuda):
     np.testing.assert_allclose(y.numpy(), wanted, rtol=0, atol=1e-5)  # 64 terms of up to 6
 
 
-# ------------------------------------------------- self-organising maps, called as they are
+# ------------------------------------------------------------------- self-organising maps
 
 
-def launch(stem, grid, *args):
-    """The kernel of a stem that has one, on float32, in every order of threads."""
-    module = cuda_sim.RawModule(
-        code=(kernels.cuda.FOLDER / f"{stem}.cu").read_text(),
-        options=kernels.cuda.OPTIONS,
-        name_expressions=[f"{stem}<float>"],
-    )
-    with cuda_sim.orders(*cuda_sim.ORDERS):
-        module.get_function(f"{stem}<float>")((grid,), (32,), args)
-
-
-@simulated
-@pytest.mark.parametrize("n, k, d", [(70, 50, 5), (3, 1, 40), (1, 33, 33)])
-def test_best_matching_units(n, k, d):
-    x, w = numbers(n, d).astype("f4") + 1000, numbers(k, d).astype("f4") + 1000
-    w[-1] = w[0]  # of equals the first
-    unit, square = np.empty(n, "i8"), np.empty(n, "f4")
-    sizes = map(np.int32, (n, k, d))
-    launch("best_matching_units", -(-n // 32), x, w, unit, square, *sizes)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n, k, d", [(150, 140, 5), (130, 3, 20), (3, 1, 40), (1, 33, 33)])
+def test_best_matching_units(cuda, n, k, d, dtype):
+    far = 0 if k > 100 else 1000  # where |x|^2 - 2 x w + |w|^2 would lose its digits
+    x, w = (numbers(*shape).astype(dtype) + far for shape in ((n, d), (k, d)))
+    w[1:3], w[0], w[-1] = x[-1], x[0], x[0]  # of equals the first
+    with cuda():
+        found = best_matching_units(*(backend.to_device(a, "cuda") for a in (x, w)))
+    units, distances = (backend.to_host(a)[:, 0] for a in found)
     squares = ((x[:, None].astype("f8") - w) ** 2).sum(-1)
-    np.testing.assert_array_equal(unit, squares.argmin(1))
-    np.testing.assert_allclose(square, squares.min(1), rtol=1e-5)  # d sums of exact differences
+    np.testing.assert_array_equal(units, squares.argmin(1))
+    bound = 8 * np.finfo(dtype).eps * d**0.5  # d sums of exact differences
+    np.testing.assert_allclose(distances, squares.min(1) ** 0.5, rtol=bound)
+    assert distances[0] == 0
 
 
-@simulated
-def test_sums_of_the_units():
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums_of_the_units(cuda, weighted):
     n, k, d = 40, 6, 70
     x, weight, units = numbers(n, d).astype("f4"), numbers(n).astype("f4"), indices(k - 1, n)
-    order = np.argsort(units, kind="stable")
-    starts = np.searchsorted(units[order], np.arange(k + 1)).astype("i8")
-    sums = np.empty((k, d))
-    launch("unit_sums", k, x, weight, order, starts, sums, np.int32(d))
-    onehot = (units[:, None] == np.arange(k)) * weight[:, None].astype("f8")
-    np.testing.assert_allclose(sums, onehot.T @ x, rtol=0, atol=1e-14)  # sums of 10, in double
+    weight = weight if weighted else None
+    with cuda():
+        there = [None if a is None else backend.to_device(a, "cuda") for a in (x, weight, units)]
+        sums = backend.to_host(unit_sums(*there, k=k))
+    onehot = (units[:, None] == np.arange(k)) * (1.0 if weight is None else weight[:, None])
+    wanted = onehot.T.astype("f8") @ x
+    np.testing.assert_allclose(sums, wanted, rtol=0, atol=1e-14)  # sums of 10, in double
 
 
 @pytest.mark.parametrize("weighted", [False, True])

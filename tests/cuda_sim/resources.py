@@ -41,7 +41,9 @@ def expressions():
             *each("attention_delta", TENSOR.values()),
             *(attention.spelled(name, *head) for name in attention.HALVES for head in heads),
         ],
-        "best_matching_units": each("best_matching_units", plain),
+        "best_matching_units": each(
+            "best_matching_units", ("float,1", "float,4", "double,1", "double,2")
+        ),
         "dropout": each("dropout", wide),
         "embedding": each("embedding_backward", ALL),
         "linear_cross_entropy": [
