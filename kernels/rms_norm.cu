@@ -14,10 +14,12 @@ __global__ void rms_norm_forward(const T *x, const T *residual, const T *w, T *h
     load<V>(x + row + i, a);
     if (residual) {
       load<V>(residual + row + i, b);
+#pragma unroll
       for (int j = 0; j < V; j++) a[j] += b[j];
       store<V>(a, h + row + i);
       load<V>(h + row + i, a);  // the norm is that of the h that is kept
     }
+#pragma unroll
     for (int j = 0; j < V; j++) sum += a[j] * a[j];
   }
   A k = A(1) / sqrt(block_sum(sum) / d + eps);
@@ -26,6 +28,7 @@ __global__ void rms_norm_forward(const T *x, const T *residual, const T *w, T *h
   for (int i = threadIdx.x * V; i < d; i += blockDim.x * V) {
     load<V>(normed + row + i, a);
     load<V>(w + i, b);
+#pragma unroll
     for (int j = 0; j < V; j++) a[j] = a[j] * k * b[j];
     store<V>(a, y + row + i);
   }
@@ -41,45 +44,58 @@ __global__ void rms_norm_backward(const T *g, const T *gh, const T *h, const T *
                                   Wide<T> *partial, int rows, int d) {
   using A = Wide<T>;
   extern __shared__ double shared[];
-  A *dw = reinterpret_cast<A *>(shared);
+  A *dw = reinterpret_cast<A *>(shared);  // column V p + j at pieces j + p: no two lanes meet in a bank
   A a[V], b[V], c[V];
-  for (int i = threadIdx.x * V; i < d; i += blockDim.x * V)
-    for (int j = 0; j < V; j++) dw[i + j] = 0;
-  for (long long r = blockIdx.x; r < rows; r += gridDim.x) {
+  int pieces = d / V;
+  for (int p = threadIdx.x; p < pieces; p += blockDim.x)
+    for (int j = 0; j < V; j++) dw[j * pieces + p] = 0;
+  for (int r = blockIdx.x; r < rows; r += gridDim.x) {  // a counter of 64 bits has the stores split
+    long long row = (long long)r * d;
     A k = scale[r], mean = 0;
-    for (int i = threadIdx.x * V; i < d; i += blockDim.x * V) {
-      load<V>(g + r * d + i, a);
-      load<V>(h + r * d + i, b);
-      load<V>(w + i, c);
+    for (int p = threadIdx.x; p < pieces; p += blockDim.x) {
+      load<V>(g + row + p * V, a);
+      load<V>(h + row + p * V, b);
+      load<V>(w + p * V, c);
+#pragma unroll
       for (int j = 0; j < V; j++) {
         mean += a[j] * c[j] * b[j];
-        dw[i + j] += a[j] * b[j] * k;
+        dw[j * pieces + p] += a[j] * b[j] * k;
       }
     }
     if (!dx) continue;
     mean = block_sum(mean) / d * k * k;
     for (int i = threadIdx.x * V; i < d; i += blockDim.x * V) {
-      load<V>(g + r * d + i, a);
-      load<V>(h + r * d + i, b);
+      load<V>(g + row + i, a);
+      load<V>(h + row + i, b);
       load<V>(w + i, c);
+#pragma unroll
       for (int j = 0; j < V; j++) a[j] = k * (a[j] * c[j] - b[j] * mean);
       if (gh) {
-        load<V>(gh + r * d + i, b);
+        load<V>(gh + row + i, b);
+#pragma unroll
         for (int j = 0; j < V; j++) a[j] += b[j];
       }
-      store<V>(a, dx + r * d + i);
+      store<V>(a, dx + row + i);
     }
   }
   if (!partial) return;
-  for (int i = threadIdx.x * V; i < d; i += blockDim.x * V)
-    for (int j = 0; j < V; j++) partial[(long long)blockIdx.x * d + i + j] = dw[i + j];
+  __syncthreads();  // without dx nothing has waited for the last row's sums
+  for (int i = threadIdx.x; i < d; i += blockDim.x)
+    partial[(long long)blockIdx.x * d + i] = dw[i % V * pieces + i / V];
 }
 
-// y_j = sum_i x_ij      x: (rows, d), added from the first row on
-template <class T, int V> __global__ void sum_rows(const Wide<T> *x, T *y, int rows, int d) {
-  int column = blockIdx.x * blockDim.x + threadIdx.x;
-  if (column >= d) return;
+// y_j = sum_i x_ij      x: (rows, d)
+//
+// A block has 32 columns: warp i adds up rows i, i + warps, ..., and the first one the warps' sums.
+template <class T> __global__ void sum_rows(const Wide<T> *x, T *y, int rows, int d) {
+  __shared__ Wide<T> partial[32][32];
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, column = blockIdx.x * 32 + lane;
   Wide<T> sum = 0;
-  for (int r = 0; r < rows; r++) sum += x[(long long)r * d + column];
+  if (column < d)
+    for (int r = warp; r < rows; r += warps) sum += x[(long long)r * d + column];
+  partial[warp][lane] = sum;
+  __syncthreads();
+  if (warp || column >= d) return;
+  for (int i = 1; i < warps; i++) sum += partial[i][lane];
   narrow(sum, y[column]);
 }

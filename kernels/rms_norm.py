@@ -48,6 +48,9 @@ def slopes(needs, g, gh, scale, x, weight):
 # ------------------------------------------------------------------------------------ on CUDA
 
 
+CUDA_BLOCKS = 512  # of at least four rows; each has a partial sum of dw
+
+
 def cuda_supports(xp, x, weight, *, eps=1e-6):
     return x.ndim > 0 and weight.shape == x.shape[-1:] and cuda.runs(xp, x, weight)
 
@@ -75,7 +78,7 @@ def cuda_slopes(xp, needs, g, gh, scale, x, weight):
     """[dx, dw], of which those that are needed; gh (or None) is added to dx."""
     g, x, weight = cuda.contiguous(xp, g, x, weight)
     d, wide, kind = x.shape[-1], cuda.wide(x.dtype), cuda.type_of(x)
-    blocks = min(scale.size, 4 * BLOCKS)
+    blocks = min(cuda.blocks(scale.size, 4), CUDA_BLOCKS)
     dx = xp.empty_like(x) if needs[0] else None
     partial = xp.empty((blocks, d), wide) if needs[1] else None
     v = cuda.width(d, x, g, gh, weight, dx)
@@ -85,8 +88,8 @@ def cuda_slopes(xp, needs, g, gh, scale, x, weight):
     if not needs[1]:
         return [dx, None]
     dw = xp.empty_like(weight)
-    cuda.launch(xp, "rms_norm", f"sum_rows<{kind},1>", cuda.blocks(d),
-                (partial, dw, cuda.i4(blocks), cuda.i4(d)))  # fmt: skip
+    cuda.launch(xp, "rms_norm", f"sum_rows<{kind}>", cuda.blocks(d, 32),
+                (partial, dw, cuda.i4(blocks), cuda.i4(d)), threads=1024)  # fmt: skip
     return [dx, dw]
 
 

@@ -58,7 +58,7 @@ def expressions():
         ),
         "rms_norm": [
             *each("rms_norm_forward rms_norm_backward", wide),
-            *each("sum_rows", [f"{t},1" for t in ALL]),
+            *each("sum_rows", ALL),
         ],
         "rope": each("rope_turn", wide),
         "scaled": each("scaled", ALL),
