@@ -39,6 +39,9 @@ def backward(xp, needs, g, residuals, weight, indices):
 # ------------------------------------------------------------------------------------ on CUDA
 
 
+SPAN = 32  # sorted places that a block adds up at most, as in embedding.cu
+
+
 def cuda_supports(xp, weight, indices):
     """The definition looks at the indices, which waits for the device; a kernel does not."""
     return (
@@ -56,13 +59,18 @@ def cuda_forward(xp, weight, indices):
 
 
 def cuda_backward(xp, needs, g, residuals, weight, indices):
-    v, d = weight.shape
-    places = indices.reshape(-1).astype(np.int64) % v
+    d = weight.shape[1]
+    places = indices.reshape(-1).astype(np.int64) % len(weight)
     order = xp.argsort(places)  # cupy's is stable
-    (g,) = cuda.contiguous(xp, g)
-    dw = xp.zeros(weight.shape, weight.dtype)
-    cuda.launch(xp, "embedding", f"embedding_backward<{cuda.type_of(g)}>", places.size,
-                (g, order, places[order], dw, cuda.i4(places.size), cuda.i4(d)))  # fmt: skip
+    (g,), rows, dw = cuda.contiguous(xp, g), places[order], xp.zeros(weight.shape, weight.dtype)
+    spans, sizes = cuda.blocks(places.size, SPAN), (cuda.i4(places.size), cuda.i4(d))
+    pieces = xp.empty((spans, 2, d), cuda.wide(g.dtype))
+    kind, v = cuda.type_of(g), cuda.width(d, g, dw)
+    cuda.launch(xp, "embedding", f"embedding_pieces<{kind},{v}>", places.size,
+                (g, order, rows, dw, pieces, *sizes))  # fmt: skip
+    if spans > 1:
+        cuda.launch(xp, "embedding", f"embedding_runs<{kind}>", spans - 1,
+                    (rows, pieces, dw, *sizes))  # fmt: skip
     return [dw, None]
 
 

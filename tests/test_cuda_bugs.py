@@ -73,9 +73,12 @@ BUGS = [
     ("linear_cross_entropy.cu", "  __syncthreads();  // all have read the target's logit: one may write over it\n", "", "chunks", RACE),
     ("linear_cross_entropy.cu", "  if (threadIdx.x) return;\n", "", NLL, RACE),
     # embedding
-    ("embedding.cu", "  if (first > 0 && rows[first - 1] == row) return;\n", "", "embedding", RACE),
-    ("embedding.cu", "p < n && rows[p]", "rows[p]", "embedding", BOUNDS),
+    ("embedding.cu", "if (!begins && first % SPAN) return;", "", "embedding", "race|unwritten|values"),
+    ("embedding.cu", "first + count == n ||", "", ("embedding", HALF), BOUNDS),
     ("embedding.cu", "order[p] * d", "p * d", "embedding", VALUES),
+    ("embedding.cu", "if (begins && ends)", "if (begins)", "embedding of few tokens", "race|unwritten|values"),
+    ("embedding.cu", "before > 0 && rows[before - 1] == row", "false", "embedding of few tokens", "race|unwritten"),
+    ("embedding.cu", "count == 32; p +=", "count == 33; p +=", "embedding of few tokens", VALUES),
     # adamw
     ("adamw.cu", "min(start + CHUNK, p.n)", "start + CHUNK", "adamw", "out of bounds|race|unwritten"),
     ("adamw.cu", ".first <= blockIdx.x", ".first < blockIdx.x", "adamw", VALUES),

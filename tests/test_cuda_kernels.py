@@ -61,6 +61,8 @@ CASES = {
     "dropout, odd": (lambda x: F.dropout(x, 0.3, np.random.default_rng(3)), numbers(3, 401)),
     "dropout of all": (lambda x: F.dropout(x, 1.0, np.random.default_rng(3)), numbers(3, 40)),
     "embedding": (F.embedding, numbers(7, 12), indices(7, 3, 9)),
+    "embedding of few tokens": (F.embedding, numbers(3, 40), np.repeat([2, 0, 1], [50, 14, 1100])),
+    "embedding of one token": (F.embedding, numbers(2, 5), np.ones(64, int)),
     "linear_cross_entropy": (F.linear_cross_entropy, numbers(3, 5, 16), numbers(300, 16),
                              targets(300, 3, 5)),
     "linear_cross_entropy, each": (lambda *a: F.linear_cross_entropy(*a, reduction="none"),

@@ -45,7 +45,7 @@ def expressions():
             "best_matching_units", ("float,1", "float,4", "double,1", "double,2")
         ),
         "dropout": each("dropout", wide),
-        "embedding": each("embedding_backward", ALL),
+        "embedding": [*each("embedding_pieces", wide), *each("embedding_runs", ALL)],
         "linear_cross_entropy": [
             *each("cross_entropy_forward", [f"{t},{v}" for t in plain for v in (1, ALL[t])]),
             *each(
