@@ -1,13 +1,14 @@
-"""A training step as a CUDA graph: its launches are the step, over the stand-in (simulated)."""
+"""Training steps and decoding as CUDA graphs: launches are the calls themselves, to the bit."""
 
 import inspect
+import sys
 
 import numpy as np
 import pytest
 
 import tinygrad_ml as tg
 from tinygrad_ml import functional as F
-from tinygrad_ml import optim
+from tinygrad_ml import nn, optim, peft
 from tinygrad_ml.llama import Llama, LlamaConfig
 from tinygrad_ml.train import Captured
 
@@ -150,6 +151,108 @@ def test_on_the_cpu_the_step_just_runs():
     for _ in range(3):
         assert captured(X, Y).item() == other(X, Y).item()
     np.testing.assert_array_equal(w.numpy(), v.numpy())
+
+
+# ------------------------------------------------------------------------------------ decoding
+
+
+def decoder(dtype="float32", where="cuda"):
+    """A model with weights large enough that its predictions differ from place to place."""
+    changed = dict(vars(CONFIG), n_layers=2, n_heads=4, n_kv_heads=2, head_dim=None)
+    model = Llama(LlamaConfig(**changed), rng=np.random.default_rng(0), device=where, dtype=dtype)
+    for p in model.parameters():
+        if p.ndim == 2:
+            p.assign_(p.data * 20)
+    return model
+
+
+def one_by_one(model, tokens, count, mask=None):
+    """The most likely tokens, by calls of the model, and their log-probabilities."""
+    cache, found, logprobs, given = model.new_cache(len(tokens)), [], [], tokens
+    with tg.no_grad():
+        for _ in range(count):
+            logits = model(given, cache=cache, mask=mask, last=1).numpy()[:, 0].astype("f8")
+            mask, best = None, logits.argmax(axis=1)
+            top = logits.max(axis=1, keepdims=True)
+            logprobs.append(-np.log(np.exp(logits - top).sum(axis=1)))  # of the most likely one
+            given = best[:, None]
+            found.append(best)
+    return np.concatenate([tokens, np.stack(found, 1)], 1), np.stack(logprobs, 1)
+
+
+ROWS = np.array([[3, 1, 4, 1], [0, 0, 9, 2]])
+PADDED = np.array([[True] * 4, [False, False, True, True]])
+
+
+@device
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mask", [None, PADDED])
+def test_a_recorded_token_is_the_models_own(cuda, dtype, mask):
+    model = decoder(dtype)
+    ids, logprobs = model.generate(ROWS, 9, mask=mask, eos=(), return_logprobs=True)
+    wanted, theirs = one_by_one(model, ROWS, 9, mask)
+    np.testing.assert_array_equal(ids, wanted)
+    np.testing.assert_array_equal(logprobs, theirs)
+
+
+@device
+def test_a_token_is_one_launch_and_one_look(cuda):
+    standin = pytest.importorskip("cuda_sim.standin")
+    if sys.modules["cupy"].__version__ != "stand-in":
+        pytest.skip("a GPU counts nothing")
+    model, counted = decoder(), []
+    for count in (10, 11):
+        standin.Count.reset()
+        model.generate(ROWS, count, eos=())
+        counted.append((standin.Count.launches, standin.Count.syncs))
+    assert np.subtract(*counted[::-1]).tolist() == [1, 1]
+
+
+@device
+@pytest.mark.parametrize("options", [{}, {"window": 7}, {"temperature": 0.9, "top_k": 5}])
+def test_a_cache_that_grows_is_recorded_anew(cuda, options):
+    found = []
+    for where in ("cuda", "cpu"):
+        model, text = decoder(where=where), [[3, 1, 4]]
+        cache = model.new_cache(1)
+        for count in (7, 6):  # the second call goes on from the first one's cache
+            rng = np.random.default_rng(0)
+            text = model.generate(text, count, cache=cache, eos=(), rng=rng, **options)
+        found.append(text)
+    np.testing.assert_array_equal(*found)
+
+
+@device
+def test_an_adapted_model_is_recorded_too(cuda):
+    found = []
+    for where in ("cuda", "cpu"):
+        adapted = peft.attach(decoder(where=where), peft.LoRA(2), rng=np.random.default_rng(1))
+        for _, p in adapted.trained():
+            p.assign_(np.resize(np.linspace(-1, 1, 7, dtype="f4"), p.shape))
+        found.append(adapted.generate(ROWS, 8, eos=()))
+    np.testing.assert_array_equal(*found)
+
+
+class Curious(nn.Module):
+    """A part that looks at its numbers."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def forward(self, x, *, rng=None):
+        assert np.isfinite(x.sum().item())
+        return self.inner(x, rng=rng)
+
+
+@device
+def test_a_model_that_looks_at_its_numbers_is_called_as_it_is(cuda):
+    model = decoder()
+    wanted = model.generate(ROWS, 8, eos=())
+    model.layers[1].feed_forward = Curious(model.layers[1].feed_forward)
+    np.testing.assert_array_equal(model.generate(ROWS, 8, eos=()), wanted)
+
+
+# ------------------------------------------------------------------------------ what they need
 
 
 def test_gradients_scaled_on_the_device_are_those_that_are_clipped():

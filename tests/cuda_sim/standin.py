@@ -113,6 +113,12 @@ class ndarray:
         Count.sync("get")
         return host(self).copy(order)
 
+    def set(self, arr, stream=None):
+        Stream.now().spoil("a copy from the host's memory")
+        if (arr.shape, arr.dtype) != (self.shape, self.dtype):
+            raise ValueError(f"set: {arr.shape} {arr.dtype} into {self.shape} {self.dtype}")
+        _written(self)[...] = arr
+
     def item(self):
         Count.sync("item")
         return host(self).item()
@@ -341,7 +347,7 @@ def method(name):
     return call
 
 
-HELD = {"get", "item", "tolist", "data", "device"}
+HELD = {"get", "set", "item", "tolist", "data", "device"}
 for _name in (n.partition(".")[2] for n in SIGNATURES if n.startswith("ndarray.")):
     if _name not in HELD and hasattr(np.ndarray, _name):
         setattr(ndarray, _name, method(_name))

@@ -1,6 +1,6 @@
 """Keys and values of the tokens so far, so that a new token needs only its own."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from weakref import WeakSet
 
 import numpy as np
@@ -38,6 +38,7 @@ class Cache:
     tokens = property(lambda self: self._buffers.tokens[:, : self.length])
     mask = property(lambda self: self._buffers.mask[:, : self.length])
     nbytes = property(lambda self: self._buffers.nbytes)
+    device = property(lambda self: backend.device_of(self._buffers.keys[0]))
 
     # --- what the model calls
 
@@ -110,6 +111,55 @@ class Cache:
             return
         kept.readers.discard(self)
         self._share(fresh)
+
+
+class Slot:
+    """The next place of a cache, for a call of the model with one token a row that is to be
+    recorded: what such a call asks for lies on the device, and changes with `place`.
+
+    place  (1,) ints on the device: where the new token stands in the buffers
+    """
+
+    def __init__(self, cache, place):
+        self.place, self._buffers = place, cache._buffers
+        self._shown = self._padding = None
+        if not cache.mask.all():
+            shown = np.ones((cache.rows, cache.capacity), bool)
+            shown[:, : cache.length] = cache.mask
+            padding = (~cache.mask).sum(axis=1, keepdims=True)
+            self._shown, self._padding = (
+                backend.to_device(x, cache.device) for x in (shown, padding)
+            )
+        self._places = backend.to_device(np.arange(cache.capacity), cache.device)
+
+    length = property(lambda self: self.capacity)
+    capacity = property(lambda self: self._buffers.shape[2])
+
+    @property
+    def positions(self):
+        """(1,) or (b, 1): the new token's number among what is no padding."""
+        return self.place if self._padding is None else self.place - self._padding
+
+    @property
+    def visible(self):
+        """(b or 1, 1, 1, capacity) bools: what is no padding, up to the new place."""
+        past = self._places <= self.place
+        return (past[None] if self._shown is None else past & self._shown)[:, None, None]
+
+    def is_of(self, cache):
+        """Whether the cache still has the buffers that it had."""
+        return cache._buffers is self._buffers
+
+    def extending(self, b, t, tokens=None, mask=None, past=None):
+        """Nothing to note here: the cache's own `extending` stands around each launch."""
+        return nullcontext()
+
+    def write(self, layer, k, v):
+        """Put the new (b, g, 1, k) at the place; returns the whole buffers, (b, g, capacity, k)."""
+        pair = self._buffers.pairs(layer)
+        for kept, new in zip(pair, (k, v), strict=True):
+            kept[:, :, self.place] = new.data
+        return [Tensor.wrap(kept) for kept in pair]
 
 
 class _Buffers:

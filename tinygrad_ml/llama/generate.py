@@ -1,7 +1,8 @@
 """Generation: greedy, sampling, beam search and speculative decoding over a cache.
 
 All of it reaches the model through model(tokens, cache=, mask=, last=) and model.new_cache(b), so
-an adapted model generates the same way. Choosing a token is numpy on the host, in float64.
+an adapted model generates the same way. On a GPU one more token is a recorded call (recorded.py).
+Choosing a token is numpy on the host, in float64; the likeliest one is found where the logits are.
 """
 
 import math
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..autograd import no_grad
+from ..autograd import no_grad, widen
 from ..backend import is_array, to_host
 from ..tensor import array_of
+from .recorded import Recorded
 from .tokenizer import StreamDecoder
 
 
@@ -67,7 +69,8 @@ def generate(
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens: got {max_new_tokens}, expected 0 or more")
     ending = _Ending(len(tokens), _end_tokens(model, eos), stop, tokenizer)
-    job = Job(model, tokens, mask, max_new_tokens, rules, ending, cache, rng, stream, window)
+    job = Job(model, tokens, mask, max_new_tokens, rules, ending, cache, rng, stream, window,
+              return_logprobs)  # fmt: skip
     with no_grad():
         if num_beams > 1:
             _refuse(
@@ -101,6 +104,7 @@ class Job:
     rng: np.random.Generator | None
     stream: object
     window: int | None
+    with_logprobs: bool
 
     def __post_init__(self):
         if self.cache is None:
@@ -114,11 +118,11 @@ class Job:
 
 
 def _read(model, cache, tokens, mask, last=1):
-    """Logits (b, last, v) after these texts (b, t), of which the cache may hold the beginning."""
+    """Logits after these texts (b, t), of which the cache may hold the beginning: (b, last, v)"""
     known = min(_common(cache, tokens, mask), tokens.shape[1] - last)
     cache.truncate(known)
     new = None if mask.all() else mask[:, known:]
-    return model(tokens[:, known:], cache=cache, mask=new, last=last).numpy()
+    return model(tokens[:, known:], cache=cache, mask=new, last=last)
 
 
 def _common(cache, tokens, mask):
@@ -133,23 +137,36 @@ def _one_by_one(job):
     """Token after token, a row each."""
     chosen, logprobs, ending = [], [], job.ending
     seen = _sets(job.tokens, job.mask)
+    after = _after(job)
     for step in range(job.count):
         if step == 0:
             logits = _read(job.model, job.cache, job.tokens, job.mask)[:, -1]
         elif job.window is not None and job.cache.length >= job.window:
             logits = _begin_again(job, chosen)
         else:
-            logits = job.model(chosen[-1][:, None], cache=job.cache).numpy()[:, -1]
+            logits = after(chosen[-1])
         picked = job.rules.pick(logits, seen, job.rng)
         picked = np.where(ending.ended, ending.filler, picked)
         chosen.append(picked)
-        logprobs.append(np.where(ending.ended, 0.0, _at(_log_softmax(logits), picked)))
+        if job.with_logprobs:
+            found = _at(_log_softmax(logits.numpy()), picked)
+            logprobs.append(np.where(ending.ended, 0.0, found))
         job.emit(picked)
         for ids, token in zip(seen, picked.tolist(), strict=True):
             ids.add(token)
         if ending.after(picked):
             break
     return _columns(job, chosen, np.int64), _columns(job, logprobs, np.float64)
+
+
+FEW = 4  # tokens; a recording costs the time of two
+
+
+def _after(job):
+    """The function that reads one more token (b,) a row and gives the logits (b, v) after it."""
+    if job.count > FEW and Recorded.fits(job.cache):
+        return Recorded(job.model, job.cache)
+    return lambda tokens: job.model(tokens[:, None], cache=job.cache)[:, -1]
 
 
 def _begin_again(job, chosen):
@@ -224,7 +241,10 @@ class Rules:
         return p
 
     def pick(self, logits, seen, rng):
-        """(b, v) logits -> (b,) chosen ids."""
+        """(b, v) logits, a Tensor -> (b,) chosen ids."""
+        if self.temperature == 0 and self.repetition_penalty == 1:  # where the logits are
+            return to_host(widen(logits.data).argmax(axis=1))
+        logits = logits.numpy()
         if self.temperature == 0:
             return self.penalised(logits, seen).argmax(axis=1)
         return draw(self.probabilities(logits, seen), rng)
@@ -361,7 +381,7 @@ def _beam_search(job, prompt, n, length_penalty):
     finished = [(-math.inf, beams.ids[0], beams.steps[0])]
     for length in range(1, job.count + 1):
         logits = _read(job.model, cache, texts, np.ones(texts.shape, bool))[:, -1]
-        beams, parents = beams.grown(logits, job.rules, set(prompt.tolist()))
+        beams, parents = beams.grown(logits.numpy(), job.rules, set(prompt.tolist()))
         over = np.isin(beams.ids[:, -1], job.ending.eos) | (length == job.count)
         worth = beams.scores / length**length_penalty
         finished += [(worth[i], beams.ids[i], beams.steps[i]) for i in np.flatnonzero(over[:n])]
@@ -444,7 +464,7 @@ def _judged(guesses, q, p, rng):
 def _read_text(model, cache, text, last):
     """Logits (last, v) after one text."""
     tokens = np.array([text])
-    return _read(model, cache, tokens, np.ones(tokens.shape, bool), last)[0]
+    return _read(model, cache, tokens, np.ones(tokens.shape, bool), last)[0].numpy()
 
 
 # ------------------------------------------------------------------------------------ arguments

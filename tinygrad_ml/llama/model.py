@@ -22,7 +22,7 @@ from ..quant import Blocks
 from ..tensor import array_of
 from ..transforms import checkpoint
 from . import formats
-from .cache import Cache
+from .cache import Cache, Slot
 from .generate import generate
 
 
@@ -128,12 +128,16 @@ class Llama(nn.Module):
         mask, segments = _checked("mask", mask, b, t, p), _checked("segments", segments, b, t)
         _check_context(self, past, cache, segments, b, t)
         with nullcontext() if cache is None else cache.extending(b, t, tokens, mask, past):
-            seen = _what_is_seen(past, cache, mask, b, t)
-            if positions is None:
-                positions = _count_on(seen, segments, t)
-            rotation = Rotation(positions, self._frequencies, x)
-            visible = _visible(seen, segments, t)
-            visible = visible if visible is None else backend.to_device(visible, x.device)
+            if isinstance(cache, Slot):
+                rotation = Rotation.looked_up(cache.positions, cache.capacity, self._frequencies, x)
+                visible = cache.visible
+            else:
+                seen = _what_is_seen(past, cache, mask, b, t)
+                if positions is None:
+                    positions = _count_on(seen, segments, t)
+                rotation = Rotation.of(positions, self._frequencies, x)
+                visible = _visible(seen, segments, t)
+                visible = visible if visible is None else backend.to_device(visible, x.device)
             for i, layer in enumerate(self.layers):
                 x = (partial(checkpoint, layer) if recompute else layer)(
                     x,
@@ -309,26 +313,45 @@ def _joined(old, new):
 
 
 class Rotation:
-    """Where the tokens stand, and how RoPE turns the vectors of those that stand there.
+    """How RoPE turns the vectors of the tokens, by where these stand.
 
-    ids  (t,) or (b, t) ints
+    cos, sin  (t, k/2), or (b, 1, t, k/2) where the rows of a batch differ
     """
 
-    def __init__(self, ids, frequencies, like):
-        self.ids = ids = np.asarray(backend.to_host(_ints("positions", ids)))
+    def __init__(self, cos, sin):
+        self.cos, self.sin = cos, sin
+
+    @classmethod
+    def of(cls, ids, frequencies, like):
+        """At places (t,) or (b, t), ints; for x like (b, t, d)."""
+        ids = np.asarray(backend.to_host(_ints("positions", ids)))
         b, t, _ = like.shape
         if ids.shape not in ((t,), (b, t), (1, t)):
             raise ValueError(f"positions: got shape {ids.shape}, expected ({t},) or ({b}, {t})")
-        angles = ids[..., None] * frequencies  # (t, k/2) or (b, t, k/2), in float64
         if ids.ndim == 2:
-            angles = angles[:, None]  # (b, 1, t, k/2)
-        self.cos, self.sin = (
-            backend.to_device(f(angles).astype(like.dtype), like.device) for f in (np.cos, np.sin)
-        )
+            ids = ids[:, None]  # (b, 1, t)
+        return cls(*_turns(ids, frequencies, like))
+
+    @classmethod
+    def looked_up(cls, ids, count, frequencies, like):
+        """At places below `count` that the device alone knows, (1,) or (b, 1) ints: no copy."""
+        table = _turns(np.arange(count), frequencies, like)
+        if ids.ndim == 2:
+            ids = ids[:, None]
+        return cls(*(x.take(ids, axis=0) for x in table))
 
     def rotate(self, x):
         """(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), halves of each head      (b, n, t, k)"""
+        if self.cos.ndim == 4 and x.shape[2] == 1:  # a token a row: the rows are as times of a row
+            cos, sin = (table[:, 0, 0] for table in (self.cos, self.sin))
+            return functional.rope(x.swapaxes(0, 2), cos, sin).swapaxes(0, 2)
         return functional.rope(x, self.cos, self.sin)
+
+
+def _turns(ids, frequencies, like):
+    """[cos, sin] of the angles, made in float64      ids: (...) -> (..., k/2)"""
+    angles = ids[..., None] * frequencies
+    return [backend.to_device(f(angles).astype(like.dtype), like.device) for f in (np.cos, np.sin)]
 
 
 def rope_frequencies(config):
