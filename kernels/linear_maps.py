@@ -9,6 +9,10 @@ Accuracy and bits: as product.py.
 
 import math
 
+import numpy as np
+
+from ..backend import half_product
+from . import cuda, few_rows
 from .half import all_half, is_half, narrow
 from .native import contiguous, runs
 from .product import product
@@ -48,3 +52,33 @@ def rounded(y, like):
 def rows(x):
     """(..., d) as a matrix, contiguous."""
     return contiguous(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))[0]
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+#
+# A few rows in one launch (see few_rows.py); more are products like any others.
+
+
+def cuda_forward(xp, x, *weights):
+    return tuple(few_rows.products(xp, x, *weights)), None
+
+
+def cuda_backward(xp, needs, g, residuals, x, *weights):
+    def times(a, b, dtype):
+        return half_product(a, b, dtype) if a.itemsize == 2 else xp.matmul(a, b)
+
+    flat, slopes = cuda_rows(x), [cuda_rows(part) for part in g]
+    dx = None
+    if needs[0]:
+        dx = sum(times(part, w, np.float32) for part, w in zip(slopes, weights, strict=True))
+        dx = dx.astype(x.dtype, copy=False).reshape(x.shape)
+    found = [times(part.T, flat, x.dtype) if needed else None
+             for part, needed in zip(slopes, needs[1:], strict=True)]  # fmt: skip
+    return [dx, *found]
+
+
+def cuda_rows(x):
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+on_cuda = cuda.Twin(few_rows.fits, cuda_forward, cuda_backward)

@@ -20,7 +20,7 @@ Accuracy: as any product's, k ulp of |A| |B| at worst, sqrt(k) usually.
 import numpy as np
 
 from ..backend import half_product, tf32_allowed
-from . import cuda, half
+from . import cuda, few_rows, half
 from .half import all_half
 from .native import call, level, run, runs
 
@@ -71,7 +71,8 @@ def steps(a):
 
 # ------------------------------------------------------------------------------------ on CUDA
 #
-# Halves by tensor cores (see half_product.py); float32 too where TF32 is allowed.
+# Halves by tensor cores (see half_product.py), a few rows by few_rows.py; float32 too where TF32 is
+# allowed.
 
 
 def cuda_supports(xp, a, b):
@@ -81,6 +82,8 @@ def cuda_supports(xp, a, b):
 
 
 def cuda_forward(xp, a, b):
+    if few_rows.fits(xp, a, b.T):
+        return few_rows.products(xp, a, b.T)[0]
     return half_product(a, b, a.dtype)
 
 

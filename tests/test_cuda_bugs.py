@@ -54,6 +54,18 @@ BUGS = [
     ("rope.cu", "store<V>(b, y + head * yh + i + half)", "store<V>(b, y + head * yh + i + half - 1)", "rope, odd width", RACE),
     ("rope.cu", "store<V>(b, y + head * yh + i + half)", "store<V>(b, y + head * yh + i + half - 1)", ("rope, wide", HALF), "misaligned"),
     ("rope.cu", "batch * xb + t * xt", "batch * xt + t * xb", "rope", "values|out of bounds"),
+    ("rope.cu", "  if (pair >= pairs) return;\n", "", "rope", BOUNDS),
+    ("rope.cu", "pair / half % time", "pair / half % heads", "rope", "race|unwritten|values"),
+    ("rope.cu", "s = sign * widen", "s = widen", "rope", VALUES),
+    ("rope.cu", "to[i + half]", "to[i + half - 1]", "rope", RACE),
+    ("rope.cu", "head * xh + t * xt", "head * xt + t * xh", "rope", "values|out of bounds"),
+    # few_rows
+    ("few_rows.cu", "  if (row >= m) return;", "  if (row > m) return;", "linear maps of a row", BOUNDS),
+    ("few_rows.cu", "m = m_third, w = third", "m = m_third, w = second", "linear maps of a row", "values|out of bounds"),
+    ("few_rows.cu", "if (i < n) with", "if (i <= n) with", "linear maps of a few rows", "values|out of bounds"),
+    ("few_rows.cu", "start += AHEAD * 32 * V", "start += 32 * V", "linear maps of long rows", VALUES),
+    ("few_rows.cu", "if (r >= few) break;", "", "linear maps of a few rows", BOUNDS),
+    ("few_rows.cu", "y[r * m + row]", "y[r + row * few]", "linear maps of a few rows", VALUES),
     # swiglu, dropout
     ("swiglu.cu", "if (i >= n) return;\n  Wide<T> a[V], b[V];\n", "if (i > n) return;\n  Wide<T> a[V], b[V];\n", "swiglu", BOUNDS),
     ("swiglu.cu", "T *y, long long n) {\n  long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * V", "T *y, long long n) {\n  long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x)", "swiglu, wide", "misaligned"),

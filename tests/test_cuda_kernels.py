@@ -69,6 +69,11 @@ CASES = {
                                    numbers(7, 8), numbers(40, 8), targets(40, 7)),
     "linear_cross_entropy of none": (F.linear_cross_entropy, numbers(3, 8), numbers(9, 8),
                                      np.full(3, -100)),
+    "linear maps of a row": (F.linear_maps, numbers(1, 1, 72), numbers(5, 72), numbers(3, 72),
+                             numbers(9, 72, seed=1)),
+    "linear maps of a few rows": (F.linear_maps, numbers(3, 2, 33), numbers(7, 33)),
+    "linear maps of long rows": (F.linear_maps, numbers(3, 2600), numbers(4, 2600),
+                                 numbers(5, 2600)),
     "attention": (F.attention, numbers(2, 2, 9, 8), numbers(2, 2, 13, 8),
                   numbers(2, 2, 13, 8, seed=1)),
     "causal attention": (lambda *a: F.attention(*a, causal=True), numbers(1, 2, 70, 32),
@@ -114,8 +119,8 @@ def evaluated(f, arrays, device):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients(cuda, case, dtype):
-    if dtype == "float64" and "attention" in case:
-        pytest.skip("attention in float64 runs by its definition")
+    if dtype == "float64" and ("attention" in case or "linear maps" in case):
+        pytest.skip("in float64 the definition runs")
     f, *arrays = CASES[case]
     dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
     given = [a if a.dtype.kind == "i" else a.astype(dtype) for a in arrays]
@@ -140,6 +145,17 @@ def test_cross_entropy_in_chunks_of_logits(cuda, monkeypatch):
 def test_dropout_has_the_bits_of_the_cpu(cuda, n):
     """A number at a time and, where that is even, 16 bytes."""
     x = numbers(n).astype("f4")
+def test_a_row_of_a_product_has_the_bits_that_it_has_alone(cuda):
+    x, w = (tg.tensor(numbers(n, 256), dtype="bfloat16", device="cuda") for n in (6, 600))
+    with cuda():
+        together, alone = F.linear(x, w), F.linear(x[2:3], w)
+    np.testing.assert_array_equal(together.numpy()[2:3], alone.numpy())
+    wanted = x.astype("f8").numpy() @ w.astype("f8").numpy().T
+    np.testing.assert_allclose(together.astype("f8").numpy(), wanted, rtol=2**-8, atol=1e-4)
+
+
+def test_dropout_has_the_bits_of_the_cpu(cuda):
+    x = numbers(1000).astype("f4")
     rngs = [np.random.default_rng(5) for _ in range(2)]
     with cuda():
         y = F.dropout(tg.tensor(x, device="cuda"), 0.25, rngs[0])

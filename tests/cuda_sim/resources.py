@@ -41,21 +41,23 @@ def expressions():
             *each("attention_delta", TENSOR.values()),
             *(attention.spelled(name, *head) for name in attention.HALVES for head in heads),
         ],
-        "best_matching_units": each(
-            "best_matching_units", ("float,1", "float,4", "double,1", "double,2")
-        ),
-        "dropout": each("dropout", wide),
-        "embedding": [*each("embedding_pieces", wide), *each("embedding_runs", ALL)],
+        "best_matching_units": each("best_matching_units", plain),
+        "dropout": each("dropout", ALL),
+        "embedding": each("embedding_backward", ALL),
+        "few_rows": [
+            f"few_rows<{t},{v},{few}>"
+            for t, most in ALL.items()
+            if t != "double"
+            for v in (1, most)
+            for few in (1, 4, 8)
+        ],
         "linear_cross_entropy": [
             *each("cross_entropy_forward", [f"{t},{v}" for t in plain for v in (1, ALL[t])]),
             *each(
                 "cross_entropy_backward", [f"{t},{s},{v}" for t, s in NARROWED for v in (1, ALL[t])]
             ),
         ],
-        "quantized_matmul": each(
-            "quantized_matmul",
-            [f"{format},{few}" for format in ("Q4_0", "Q4_1", "Q8_0") for few in range(1, 9)],
-        ),
+        "quantized_matmul": each("quantized_matmul", ("Q4_0", "Q4_1", "Q8_0")),
         "rms_norm": [
             *each("rms_norm_forward rms_norm_backward", wide),
             *each("sum_rows", ALL),
