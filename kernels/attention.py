@@ -13,7 +13,7 @@ Accuracy in float32: as the definition's, the sums over d and s being in another
 
 import numpy as np
 
-from . import cuda
+from . import attention_of_one, cuda
 from .native import empty_rows, rows, run, runs, strides
 
 
@@ -107,6 +107,9 @@ def cuda_supports(xp, q, k, v, mask=None, *, causal=False, scale=None):
 
 def cuda_forward(xp, q, k, v, mask=None, *, causal=False, scale=None):
     q, k, v = (cuda.rows(xp, a) for a in (q, k, v))
+    if attention_of_one.fits(q, k, v, mask):
+        o, log_sum = attention_of_one.forward(xp, q, k, v, mask, scale_of(q, scale))
+        return o, (o, log_sum)
     b, h, t, d = q.shape
     o = xp.empty((b, t, h, d), q.dtype).swapaxes(1, 2)  # heads merge without a copy
     log_sum = xp.empty((b, h, t), np.float32)

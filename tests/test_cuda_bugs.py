@@ -18,6 +18,8 @@ BARRIER = "  __syncthreads();\n"
 RACE, BOUNDS, UNWRITTEN, VALUES = "race", "out of bounds", "unwritten", "values"
 HALF, PAST, CAUSAL = "bfloat16", "attention with a past and grouped heads", "causal attention"
 NLL, EACH = "linear_cross_entropy", "linear_cross_entropy, each"
+TO_CACHE, BY_SIX = "attention of one query to a cache", "attention of one query by six heads"
+OF_PADDED = "attention of one query where keys are padded"
 KEYS_SEEN = "if (n.causal && key > query + n.s - n.t) return false;"
 PADDED, TILES = "attention where keys are padded", "attention in many tiles"
 DQ_FETCH = f"  {BARRIER}    if (start + COLUMNS < end) fetch(start + COLUMNS, stage ^ 1);\n"
@@ -59,6 +61,19 @@ BUGS = [
     ("rope.cu", "s = sign * widen", "s = widen", "rope", VALUES),
     ("rope.cu", "to[i + half]", "to[i + half - 1]", "rope", RACE),
     ("rope.cu", "head * xh + t * xt", "head * xt + t * xh", "rope", "values|out of bounds"),
+    # attention of one query
+    ("attention_of_one.cu", "!__syncthreads_or(mine < end", "!__syncthreads_or(mine < end - 63", TO_CACHE, "unwritten|values"),
+    ("attention_of_one.cu", "if (mine < heads) sums", "if (mine < heads) tops", OF_PADDED, UNWRITTEN),
+    ("attention_of_one.cu", "step < R::LANES; step *= 2) score", "step < R::LANES / 2; step *= 2) score", TO_CACHE, VALUES),
+    ("attention_of_one.cu", "if (key < end) row", "row", TO_CACHE, BOUNDS),
+    ("attention_of_one.cu", "bool seen = key < end && (!mask || mask[key])", "bool seen = key < end", OF_PADDED, VALUES),
+    ("attention_of_one.cu", f"UNSEEN;\n    }}\n  }}\n{BARRIER}", "UNSEEN;\n    }\n  }\n", TO_CACHE, "race|unwritten"),
+    ("attention_of_one.cu", f"sum;\n{BARRIER}\n", "sum;\n", TO_CACHE, RACE),
+    ("attention_of_one.cu", "int head = group * shared_by + first_head + min", "int head = group * shared_by + min", BY_SIX, VALUES),
+    ("attention_of_one.cu", "lane == 0 && head < heads) tops", "lane == 0) tops", BY_SIX, "race|out of bounds"),
+    ("attention_of_one.cu", "i < heads * D; i += THREADS", "i < HEADS * D; i += THREADS", BY_SIX, "race|out of bounds"),
+    ("attention_of_one.cu", "if (factors[c] > 0) out", "out", OF_PADDED, UNWRITTEN),
+    ("attention_of_one.cu", "if (sums[of_head + c] > 0) top", "top", OF_PADDED, UNWRITTEN),
     # few_rows
     ("few_rows.cu", "  if (row >= m) return;", "  if (row > m) return;", "linear maps of a row", BOUNDS),
     ("few_rows.cu", "m = m_third, w = third", "m = m_third, w = second", "linear maps of a row", "values|out of bounds"),

@@ -158,7 +158,7 @@ def test_on_the_cpu_the_step_just_runs():
 
 def decoder(dtype="float32", where="cuda"):
     """A model with weights large enough that its predictions differ from place to place."""
-    changed = dict(vars(CONFIG), n_layers=2, n_heads=4, n_kv_heads=2, head_dim=None)
+    changed = dict(vars(CONFIG), n_layers=2, n_heads=4, n_kv_heads=2, head_dim=32)
     model = Llama(LlamaConfig(**changed), rng=np.random.default_rng(0), device=where, dtype=dtype)
     for p in model.parameters():
         if p.ndim == 2:

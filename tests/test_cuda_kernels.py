@@ -94,6 +94,14 @@ CASES = {
     "attention in many tiles": (
         lambda *a: F.attention(*a, causal=True), numbers(1, 2, 150, 24),
         numbers(1, 1, 200, 24), numbers(1, 1, 200, 24, seed=1)),
+    "attention of one query to a cache": (F.attention, numbers(2, 2, 1, 32), numbers(2, 2, 150, 32),
+                                          numbers(2, 2, 150, 32, seed=1)),
+    "attention of one query by six heads": (
+        lambda *a: F.attention(*a, causal=True, scale=0.3), numbers(1, 12, 1, 64),
+        numbers(1, 2, 70, 64), numbers(1, 2, 70, 64, seed=1)),
+    "attention of one query where keys are padded": (
+        lambda *a: F.attention(*a, mask=on(a[0], lengths_mask(3, 200)[..., ::-1].copy())),
+        numbers(3, 4, 1, 128), numbers(3, 1, 200, 128), numbers(3, 1, 200, 128, seed=1)),
     "product of batches": (lambda a, b: F.rms_norm(a @ b, b[0, 0]), numbers(2, 3, 5, 8),
                            numbers(3, 8, 4)),
     "product with a transpose": (lambda a, b: F.swiglu(a @ b.swapaxes(-1, -2), a @ b.mT),

@@ -41,6 +41,7 @@ def expressions():
             *each("attention_delta", TENSOR.values()),
             *(attention.spelled(name, *head) for name in attention.HALVES for head in heads),
         ],
+        "attention_of_one": each("attention_of_chunk attention_of_chunks", heads),
         "best_matching_units": each("best_matching_units", plain),
         "dropout": each("dropout", ALL),
         "embedding": each("embedding_backward", ALL),
