@@ -25,6 +25,7 @@ from . import (
     gelu,
     half,
     half_product,
+    into_cache,
     linear_cross_entropy,
     linear_maps,
     product,

@@ -74,6 +74,12 @@ BUGS = [
     ("attention_of_one.cu", "i < heads * D; i += THREADS", "i < HEADS * D; i += THREADS", BY_SIX, "race|out of bounds"),
     ("attention_of_one.cu", "if (factors[c] > 0) out", "out", OF_PADDED, UNWRITTEN),
     ("attention_of_one.cu", "if (sums[of_head + c] > 0) top", "top", OF_PADDED, UNWRITTEN),
+    # into_cache
+    ("into_cache.cu", "  if (batch >= n.batches) return;\n", "", "into a cache", "out of bounds|race"),
+    ("into_cache.cu", "n.heads + 2 * n.groups", "n.heads + 2 * n.groups + 1", "into a cache", "values|out of bounds|race"),
+    ("into_cache.cu", "n.rows == 1 ? 0 : batch * n.half", "0", "into a cache", VALUES),
+    ("into_cache.cu", "*place * values_steps.row", "0", "into a cache", VALUES),
+    ("into_cache.cu", "b * c + a * s", "b * c - a * s", "into a cache", VALUES),
     # few_rows
     ("few_rows.cu", "  if (row >= m) return;", "  if (row > m) return;", "linear maps of a row", BOUNDS),
     ("few_rows.cu", "m = m_third, w = third", "m = m_third, w = second", "linear maps of a row", "values|out of bounds"),
@@ -174,6 +180,9 @@ def run(case, dtype, device):
             return correct.test_cross_entropy_in_chunks_of_logits(device, patch)
     if case == "quantised":
         return correct.test_products_with_quantised_weights(device, "Q4_0", 18, 1, 11, 96)
+        return correct.test_products_with_quantised_weights(device, "Q4_0", 18)
+    if case == "into a cache":
+        return correct.test_a_token_is_turned_and_put_into_a_cache(device, 2, "float32")
     if case == "units":
         return correct.test_best_matching_units(device, 150, 140, 5, "float32")
     if case == "sums":

@@ -153,6 +153,26 @@ def test_cross_entropy_in_chunks_of_logits(cuda, monkeypatch):
 def test_dropout_has_the_bits_of_the_cpu(cuda, n):
     """A number at a time and, where that is even, 16 bytes."""
     x = numbers(n).astype("f4")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_token_is_turned_and_put_into_a_cache(cuda, rows, dtype):
+    """What rope and copies do, and nothing beside the place."""
+    shapes = [(2, 4, 1, 6), (2, 2, 1, 6), (2, 2, 1, 6), *[(rows, 1, 1, 3)] * 2, *[(2, 2, 9, 6)] * 2]
+    given = [tg.tensor(numbers(*shape, seed=i), dtype=dtype, device="cuda")
+             for i, shape in enumerate(shapes)]  # fmt: skip
+    q, k, v, cos, sin, keys, values = (x.astype("f8").numpy().copy() for x in given)
+    arrays = [x.data for x in (*given, tg.tensor([5], device="cuda"))]
+    kernel, xp = kernels.into_cache.on_cuda, backend.namespace(arrays)
+    assert kernel.supports(xp, *arrays)
+    with cuda():
+        turned = tg.Tensor.wrap(kernel.forward(xp, *arrays))
+    keys[:, :, 5:6], values[:, :, 5:6] = F.rope.definition(k, cos, sin), v
+    wanted = [F.rope.definition(q, cos, sin), keys, values]
+    for found, exact in zip([turned, *given[5:]], wanted, strict=True):
+        bound = TOLERANCE[dtype] * np.abs(exact).max()
+        np.testing.assert_allclose(found.astype("f8").numpy(), exact, rtol=0, atol=bound)
+
+
 def test_a_row_of_a_product_has_the_bits_that_it_has_alone(cuda):
     x, w = (tg.tensor(numbers(n, 256), dtype="bfloat16", device="cuda") for n in (6, 600))
     with cuda():

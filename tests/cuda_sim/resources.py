@@ -52,6 +52,7 @@ def expressions():
             for v in (1, most)
             for few in (1, 4, 8)
         ],
+        "into_cache": each("into_cache", ALL),
         "linear_cross_entropy": [
             *each("cross_entropy_forward", [f"{t},{v}" for t in plain for v in (1, ALL[t])]),
             *each(

@@ -1,11 +1,14 @@
 """Keys and values of the tokens so far, so that a new token needs only its own."""
 
 from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 from weakref import WeakSet
 
 import numpy as np
 
-from .. import backend, dtypes
+from .. import backend, dtypes, kernels
+from ..functional import rope
+from ..fused import accelerated
 from ..tensor import Tensor
 
 
@@ -71,6 +74,10 @@ class Cache:
             pair[:, :, self._start : self.length] = new.data
             both.append(Tensor.wrap(pair[:, :, : self.length]))
         return both
+
+    def turned(self, layer, positions, q, k, v):
+        """q turned to where it stands, and `write` of the k turned and the v."""
+        return positions.rotate(q), *self.write(layer, positions.rotate(k), v)
 
     def read(self, layer):
         """A layer's keys and values, (b, g, length, k) each."""
@@ -161,6 +168,33 @@ class Slot:
             kept[:, :, self.place] = new.data
         return [Tensor.wrap(kept) for kept in pair]
 
+    def turned(self, layer, positions, q, k, v):
+        """As the cache's own, in one launch."""
+        pair = self._buffers.pairs(layer)
+        given = (q.data, k.data, v.data, positions.cos, positions.sin)
+        q = _turned_into(*given, *pair, self.place)
+        return [Tensor.wrap(x) for x in (q, *pair)]
+
+
+class LayerCache(NamedTuple):
+    """A cache as one layer of the model sees it."""
+
+    cache: Cache | Slot
+    layer: int
+
+    def __call__(self, k, v):
+        return self.cache.write(self.layer, k, v)
+
+    def turned(self, positions, q, k, v):
+        return self.cache.turned(self.layer, positions, q, k, v)
+
+
+@accelerated(kernels.into_cache)
+def _turned_into(q, k, v, cos, sin, keys, values, place):
+    """rope(q); keys and values get rope(k) and v at the place of each row's new token."""
+    keys[:, :, place], values[:, :, place] = rope(k, cos, sin), v
+    return rope(q, cos, sin)
+
 
 class _Buffers:
     """keys, values: for each layer (b, g, capacity, k); tokens, mask: (b, capacity) on the host."""
@@ -173,8 +207,7 @@ class _Buffers:
     def empty(cls, n_layers, shape, dtype, device):
         dtype, device = dtypes.as_dtype(dtype), backend.check_device(device)
         keys, values = (
-            [backend.to_device(np.zeros(shape, dtype), device) for _ in range(n_layers)]
-            for _ in range(2)
+            [backend.filled(shape, 0, dtype, device) for _ in range(n_layers)] for _ in range(2)
         )
         tokens = np.full((shape[0], shape[2]), -1)
         return cls(keys, values, tokens, np.ones(tokens.shape, bool))

@@ -22,7 +22,7 @@ from ..quant import Blocks
 from ..tensor import array_of
 from ..transforms import checkpoint
 from . import formats
-from .cache import Cache, Slot
+from .cache import Cache, LayerCache, Slot
 from .generate import generate
 
 
@@ -144,7 +144,7 @@ class Llama(nn.Module):
                     positions=rotation,
                     mask=visible,
                     past=None if past is None else past[i],
-                    cache=None if cache is None else partial(cache.write, i),
+                    cache=None if cache is None else LayerCache(cache, i),
                     rng=rng,
                 )
         return self.norm(x, rng=rng)
@@ -238,13 +238,15 @@ class Attention(nn.Module):
 
     def forward(self, x, *, positions, mask=None, past=None, cache=None, rng=None):
         q, k, v = nn.linear_maps(x, self.wq, self.wk, self.wv, rng=rng)
-        q = positions.rotate(split_heads(q, self.n_heads))  # (b, h, t, k)
-        k = positions.rotate(split_heads(k, self.n_kv_heads))  # (b, g, t, k)
-        v = split_heads(v, self.n_kv_heads)
+        q = split_heads(q, self.n_heads)  # (b, h, t, k)
+        k, v = (split_heads(x, self.n_kv_heads) for x in (k, v))  # (b, g, t, k)
+        if cache is not None and past is None:
+            q, k, v = cache.turned(positions, q, k, v)  # k, v: (b, g, s, k)
+        else:
+            q, k = positions.rotate(q), positions.rotate(k)
         if past is not None:
             k, v = (_joined(old, new) for old, new in zip(past, (k, v), strict=True))
-        if cache is not None:
-            k, v = cache(k, v)  # (b, g, s, k)
+            k, v = (k, v) if cache is None else cache(k, v)
         return self.wo(merge_heads(self.attend(q, k, v, mask)), rng=rng)
 
     def queries(self, x, positions, *, rng=None):

@@ -1,0 +1,56 @@
+"""Queries turned, keys turned and values put into a cache, a token a row, on CUDA in one launch:
+
+    q' = rope(q)        keys[:, :, place] = rope(k)        values[:, :, place] = v
+
+q: (b, h, 1, d)  k, v: (b, g, 1, d)  cos, sin: (1, d/2) or (b, 1, 1, d/2)
+keys, values: (b, g, s, d)
+
+The place is read on the device: (1,) int64. Bytes: q, k and v read and written once, which is next
+to nothing: what is saved is three launches. The bits are those of rope.py.
+"""
+
+import numpy as np
+
+from . import cuda
+
+STEPS = np.dtype([(name, "i8") for name in ("batch", "head", "row")])
+SIZES = np.dtype([(name, "i4") for name in ("heads", "groups", "half", "batches", "rows")])
+
+
+def supports(xp, *arrays):
+    """No C here: on the CPU a launch costs nothing."""
+    return False
+
+
+# ------------------------------------------------------------------------------------ on CUDA
+
+
+def cuda_supports(xp, q, k, v, cos, sin, keys, values, place):
+    numbers = (q, k, v, cos, sin, keys, values)
+    return (
+        cuda.runs(xp, *numbers)
+        and place.dtype == np.int64
+        and q.shape[3] % 2 == 0
+        and all(a.strides[-1] == a.itemsize for a in numbers)
+        and all(a.shape[-1] == q.shape[3] // 2 for a in (cos, sin))
+    )
+
+
+def cuda_forward(xp, q, k, v, cos, sin, keys, values, place):
+    (b, h, _, d), groups = q.shape, k.shape[1]
+    cos, sin = cuda.contiguous(xp, cos, sin)
+    turned = xp.empty((b, 1, h, d), q.dtype).swapaxes(1, 2)  # heads merge without a copy
+    n = np.array((h, groups, d // 2, b, cos.size // cos.shape[-1]), SIZES)
+    views = [(a.data, _steps(a)) for a in (q, k, v, turned, keys, values)]
+    flat = [x for view in views for x in view]
+    cuda.launch(xp, "into_cache", f"into_cache<{cuda.type_of(q)}>",
+                cuda.blocks(b * (h + 2 * groups) * (d // 2)),
+                (*flat[:6], cos, sin, *flat[6:], place.data, n))  # fmt: skip
+    return turned
+
+
+def _steps(a):
+    return np.array(tuple(s // a.itemsize for s in a.strides[:3]), STEPS)
+
+
+on_cuda = cuda.Twin(cuda_supports, cuda_forward)
