@@ -138,16 +138,23 @@ class Llama(nn.Module):
                 rotation = Rotation.of(positions, self._frequencies, x)
                 visible = _visible(seen, segments, t)
                 visible = visible if visible is None else backend.to_device(visible, x.device)
-            for i, layer in enumerate(self.layers):
-                x = (partial(checkpoint, layer) if recompute else layer)(
-                    x,
-                    positions=rotation,
-                    mask=visible,
-                    past=None if past is None else past[i],
-                    cache=None if cache is None else LayerCache(cache, i),
-                    rng=rng,
-                )
-        return self.norm(x, rng=rng)
+            context = {"positions": rotation, "mask": visible, "rng": rng}
+            return self._through(x, past, cache, recompute, context)
+
+    def _through(self, x, past, cache, recompute, context):
+        """x after all layers, normed. Off the tape the next norm adds up what a layer leaves."""
+        more, rng = None, context["rng"]
+        for i, layer in enumerate(self.layers):
+            context["past"] = None if past is None else past[i]
+            context["cache"] = None if cache is None else LayerCache(cache, i)
+            if type(layer) is Block and not is_recording():  # nobody has wrapped it
+                x, more = layer.summands(x, more, **context)
+                continue
+            x = x if more is None else x + more
+            x, more = (partial(checkpoint, layer) if recompute else layer)(x, **context), None
+        if more is None:
+            return self.norm(x, rng=rng)
+        return nn.add_norm(x, more, self.norm, rng=rng)[1]
 
     def _embed(self, tokens, embeddings, rng):
         """(b, t, d) embeddings, and the (b, t) array of the tokens, if there are any."""
@@ -208,17 +215,19 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(config.dim, config.norm_eps, **place)
         self.feed_forward = FeedForward(config, rng=rng, **place)
 
-    def forward(self, x, *, positions, mask=None, past=None, cache=None, rng=None):
-        attended = self.attention(
-            self.attention_norm(x, rng=rng),
-            positions=positions,
-            mask=mask,
-            past=past,
-            cache=cache,
-            rng=rng,
-        )
+    def forward(self, x, **context):
+        x, more = self.summands(x, **context)
+        return x + more
+
+    def summands(self, x, more=None, *, rng=None, **context):
+        """The two whose sum is the output; the input may be the sum of two as well."""
+        if more is None:
+            normed = self.attention_norm(x, rng=rng)
+        else:
+            x, normed = nn.add_norm(x, more, self.attention_norm, rng=rng)
+        attended = self.attention(normed, rng=rng, **context)
         x, normed = nn.add_norm(x, attended, self.feed_forward_norm, rng=rng)
-        return x + self.feed_forward(normed, rng=rng)
+        return x, self.feed_forward(normed, rng=rng)
 
 
 class Attention(nn.Module):
