@@ -9,7 +9,7 @@
 #include "common.cuh"
 
 constexpr int CHUNK = 64, HEADS = 4, THREADS = 128, JOINED = 256;
-constexpr float UNSEEN = -3.0e38f;
+constexpr float UNSEEN = -3.0e38f, LOG2_E = 1.4426950408889634f;
 
 struct Steps { long long batch, head, row; };  // entries from one to the next
 struct Sizes { int heads, groups, s, chunks; };
@@ -127,5 +127,5 @@ attention_of_chunks(const float *tops, const float *sums, const float *parts, T 
     for (int i = column; i < JOINED; i += D) out += shares[i];
     narrow(sum > 0 ? out / sum : 0.0f, o[batch * os.batch + blockIdx.x * os.head + column]);
   }
-  if (threadIdx.x == 0) log_sum[batch * n.heads + blockIdx.x] = sum > 0 ? top + logf(sum) : 0.0f;
+  if (threadIdx.x == 0) log_sum[batch * n.heads + blockIdx.x] = sum > 0 ? top * LOG2_E + log2f(sum) : 0.0f;
 }
