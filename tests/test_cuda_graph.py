@@ -10,7 +10,7 @@ import tinygrad_ml as tg
 from tinygrad_ml import functional as F
 from tinygrad_ml import nn, optim, peft
 from tinygrad_ml.llama import Llama, LlamaConfig
-from tinygrad_ml.train import Captured
+from tinygrad_ml.train import Captured, Settings, Trainer, read_metrics
 
 device = pytest.mark.parametrize("cuda", ["simulated", pytest.param("real", marks=pytest.mark.gpu)],
                                  indirect=True)  # fmt: skip
@@ -151,6 +151,81 @@ def test_on_the_cpu_the_step_just_runs():
     for _ in range(3):
         assert captured(X, Y).item() == other(X, Y).item()
     np.testing.assert_array_equal(w.numpy(), v.numpy())
+
+
+# ------------------------------------------------------------------------------------ a run
+
+
+@pytest.fixture
+def settings(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and the dog sat on the log. " * 20)
+    tiny = {"dim": 16, "layers": 1, "heads": 2, "context": 8, "batch_size": 2, "steps": 6,
+            "warmup": 2, "eval_every": 3, "eval_batches": 1, "save_every": 2}  # fmt: skip
+    return lambda **changes: Settings(**{"data": str(text), "device": "cuda"} | tiny | changes)
+
+
+@device
+@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16", "ema": 0.9}, {"recompute": True}])
+def test_a_run_by_a_graph_is_the_run_kernel_by_kernel(cuda, settings, tmp_path, changes):
+    """Losses, norms and weights, to the bit, with what is looked at and saved in between."""
+    found = []
+    for name in ("graph", "kernels"):
+        trainer = Trainer(settings(**changes), tmp_path / name)
+        if name == "kernels":
+            trainer.captured = None
+        trainer.train()
+        kept = ("loss", "grad_norm", "val_loss")
+        lines = [[line.get(k) for k in kept] for line in read_metrics(tmp_path / name)]
+        found.append((lines, (tmp_path / name / "model.safetensors").read_bytes()))
+        assert name == "kernels" or trainer.captured.graph.graph is not None
+    assert found[0] == found[1]
+
+
+@device
+def test_a_run_that_was_stopped_goes_on_by_a_graph(cuda, settings, tmp_path):
+    for name in ("whole", "resumed"):
+        Trainer(settings(), tmp_path / name).train()
+    (tmp_path / "resumed" / "state" / "latest").write_text("step-4")
+    again = Trainer(settings(), tmp_path / "resumed", resume=True)
+    assert again.step == 4
+    again.train()
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "resumed")]
+    assert models[0] == models[1]
+
+
+@device
+@pytest.mark.parametrize(
+    "changes, reason",
+    [({"dtype": "float16"}, "float16"), ({"accumulate": 2}, "--accumulate"),
+     ({"documents": True}, "--documents")])  # fmt: skip
+def test_a_run_that_no_graph_can_hold_says_so(cuda, settings, tmp_path, changes, reason):
+    with pytest.warns(UserWarning, match=f"kernel by kernel: .*{reason}"):
+        trainer = Trainer(settings(**changes, steps=1), tmp_path / "run")
+    assert np.isfinite(trainer.train())
+
+
+@device
+def test_a_run_goes_on_kernel_by_kernel_where_a_recording_fails(cuda, settings, tmp_path):
+    trainers = [Trainer(settings(), tmp_path / name) for name in ("plain", "curious")]
+    layer = trainers[1].model.layers[0]
+    layer.feed_forward = Curious(layer.feed_forward)
+    losses = [trainers[0].train_step()[0] for _ in range(3)]
+    assert trainers[1].train_step()[0] == losses[0]
+    with pytest.warns(UserWarning, match="kernel by kernel: .* must not look at its numbers"):
+        assert trainers[1].train_step()[0] == losses[1]
+    assert trainers[1].train_step()[0] == losses[2]
+
+
+@device
+def test_a_loss_that_is_not_a_number_stops_a_graph_too(cuda, settings, tmp_path):
+    trainer = Trainer(settings(), tmp_path / "run")
+    for _ in range(2):
+        trainer.train_step()
+    p = next(trainer.model.parameters())
+    p.assign_(p.data * np.nan)
+    with pytest.raises(FloatingPointError, match="step 1: .* made the first NaN.*step-0"):
+        trainer.train_step()
 
 
 # ------------------------------------------------------------------------------------ decoding

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import dtypes, kernels
-from .backend import is_recorded, namespace, to_device, to_host
+from .backend import device_of, is_recorded, namespace, to_device, to_host
 from .fused import accelerated
 from .tensor import Tensor
 
@@ -290,21 +290,29 @@ class Adam(Optimizer):
 
     def to_graph(self):
         """Keep what changes from step to step on the device, for all that has been updated."""
-        arrays = {name: p.data for name, p, _ in self._each() if name in self.state}
-        self.numbers = {
-            name: namespace([a]).zeros(3, self.state[name]["m"].dtype) for name, a in arrays.items()
-        }
+        self.tables, self.numbers = {}, {}  # {dtype: (names, an array of three numbers for each)}
+        for name, p, _ in self._each():
+            if name in self.state:
+                self._weights(name, p, self.state[name])  # a recording cannot look for changes
+                self.versions[name] = p.version[0]
+                kind = self.state[name]["m"].dtype
+                self.tables.setdefault(kind, []).append(name)
+        for kind, names in self.tables.items():
+            xp = namespace([self.state[names[0]]["m"]])
+            self.tables[kind] = names, xp.zeros((len(names), 3), kind)
+            self.numbers |= dict(zip(names, self.tables[kind][1], strict=True))
 
     def send_numbers(self):
         """The numbers of the step that was counted last, to the device; nothing waits."""
-        factor = self.schedule(self.steps - 1)
+        factor, found = self.schedule(self.steps - 1), {}
         for name, p, group in self._each():
             if name in self.numbers:
                 decay = group["weight_decay"] if self.decays(p) and type(self) is AdamW else 0.0
-                steps, (b1, b2) = self.state[name]["steps"], group["betas"]
-                found = factors(group["lr"] * factor, decay, b1, b2, steps)
-                there = self.numbers[name]
-                there[...] = to_device(np.array(found, there.dtype), p.device)
+                steps, betas = self.state[name]["steps"], group["betas"]
+                found[name] = factors(group["lr"] * factor, decay, *betas, steps)
+        for kind, (names, table) in self.tables.items():
+            numbers = np.array([found[name] for name in names], kind)
+            table[...] = to_device(numbers, device_of(table))
 
     def count(self):
         """A step that a graph makes: what Python knows of it."""

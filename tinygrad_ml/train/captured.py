@@ -22,7 +22,7 @@ arguments and the optimiser's learning rate and step number are sent to the devi
 launch; everything else that it took from the host is what it was when recorded.
 """
 
-from ..backend import Graph, device_of, namespace, to_device
+from ..backend import DeviceError, Graph, device_of, namespace, to_device
 from ..optim import Adam
 from ..tensor import Tensor
 
@@ -69,8 +69,13 @@ class Captured:
 
     def _record(self):
         self.optimizer.to_graph()
-        with self.graph.recording():
-            self.result = self.step(*self.inputs)
+        try:
+            with self.graph.recording():
+                self.result = self.step(*self.inputs)
+        except DeviceError:
+            self.optimizer.numbers = None  # it goes on without a graph
+            self.optimizer.zero_grad()
+            raise
         self._check_gradients()
 
     def _there(self, arrays):

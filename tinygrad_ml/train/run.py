@@ -9,6 +9,7 @@ import copy
 import json
 import math
 import time
+import warnings
 from collections import deque
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -17,9 +18,10 @@ import numpy as np
 
 from .. import optim
 from ..autograd import detect_anomaly, no_grad
-from ..backend import namespace
+from ..backend import DeviceError, namespace
 from ..io import replacing, sweep
 from . import checkpoint
+from .captured import Captured
 from .ema import EMA
 from .precision import LossScale
 
@@ -36,6 +38,8 @@ class Run:
     It sets rng, then calls begin(). named: {name: Tensor} of what is trained, for `steps` steps.
     """
 
+    inputs: tuple[str, ...] = ()  # what loss reads of a batch, if all batches have the same shapes
+
     def __init__(self, settings, folder, model, named, steps):
         s = self.settings = settings
         self.folder, self.model, self.named, self.steps = folder, model, named, steps
@@ -48,6 +52,7 @@ class Run:
         )
         self.scale = LossScale(s.dtype)
         self.ema = EMA(named, s.ema) if s.ema else None
+        self.captured = self._capture()
         self.step, self.val_loss = 0, math.nan
 
     # --- the work
@@ -80,6 +85,18 @@ class Run:
         """
         batch = self.draw()
         before = copy.deepcopy(self.rng)
+        loss, norm = self._launched(batch) or self._launches(batch, before)
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            self._stop(batch, loss, norm, before)
+        self.scale.succeeded()
+        if self.ema is not None:
+            state = self.optimizer.state
+            masters = {name: state[name].get("master") for name in self.named if name in state}
+            self.ema.update(self.step + 1, masters)
+        return loss, norm, batch["tokens"].size
+
+    def _launches(self, batch, before):
+        """(loss, norm) of an update, made by Python; before: the random numbers' state."""
         while True:
             with np.errstate(all="ignore"):  # what overflows is seen in the norm
                 loss = self.gradients(batch)
@@ -92,12 +109,38 @@ class Run:
             self.rng.bit_generator.state = before.bit_generator.state
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.scale.succeeded()
-        if self.ema is not None:
-            state = self.optimizer.state
-            masters = {name: state[name].get("master") for name in self.named if name in state}
-            self.ema.update(self.step + 1, masters)
-        return loss, norm, batch["tokens"].size
+        return loss, norm
+
+    def _launched(self, batch):
+        """(loss, norm) of an update, made by a CUDA graph; None where there is none."""
+        if self.captured is None:
+            return None
+        try:
+            loss, norm = self.captured(*(batch[name] for name in self.inputs))
+        except DeviceError as error:
+            self.captured = kernel_by_kernel(error)
+            return None
+        return loss.item(), norm.item()
+
+    def _capture(self):
+        """The step as a CUDA graph, if it is for a GPU and can be one."""
+        s = self.settings
+        if s.device == "cpu" or not self.inputs:
+            return None
+        if self.scale.moves:
+            return kernel_by_kernel("the scale of float16's loss depends on every norm")
+        if s.accumulate > 1:
+            return kernel_by_kernel("a batch in parts (--accumulate) is counted on the host")
+        return Captured(self._step, self.optimizer)
+
+    def _step(self, *arrays):
+        """What the graph does: an update, and its loss and norm, at which nobody looks yet."""
+        loss = self.loss(dict(zip(self.inputs, arrays, strict=True)))
+        loss.backward()
+        norm = optim.scale_gradients(self.named.values(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss, norm
 
     def gradients(self, batch):
         """The batch's mean loss; its gradient times the loss scale is left on the parameters.
@@ -231,6 +274,11 @@ class Run:
         axes.legend()
         figure.savefig(self.folder / "loss.png", dpi=120)
         return True
+
+
+def kernel_by_kernel(reason):
+    """None for the graph that there could be; the user is told why."""
+    warnings.warn(f"steps are launched kernel by kernel: {reason}", stacklevel=2)
 
 
 def split_rows(batch, parts):

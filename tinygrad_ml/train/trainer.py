@@ -10,7 +10,7 @@ import numpy as np
 
 from ..llama import BPETokenizer, ByteTokenizer, Llama, load_tokenizer
 from . import data
-from .run import Run
+from .run import Run, kernel_by_kernel
 
 
 class Trainer(Run):
@@ -18,6 +18,8 @@ class Trainer(Run):
 
     Everything that can be wrong with the settings or the text is found before a file is written.
     """
+
+    inputs = ("tokens", "targets")
 
     def __init__(self, settings, run, *, resume=False):
         s, run = settings, Path(run)
@@ -28,6 +30,11 @@ class Trainer(Run):
         model = Llama(config, rng=self.rng, dtype=s.dtype, device=s.device)
         super().__init__(s, run, model, dict(model.named_parameters()), s.steps)
         self.begin(resume)
+
+    def _capture(self):
+        if self.settings.documents and self.settings.device != "cpu":
+            return kernel_by_kernel("who sees whom within --documents is worked out on the host")
+        return super()._capture()
 
     def draw(self):
         """Texts from random places."""
