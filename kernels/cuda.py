@@ -41,8 +41,8 @@ def launch(xp, stem, name, grid, args, *, threads=THREADS, shared=0):
     Arrays must be contiguous and scalars numpy's: cupy looks at neither.
     """
     kernel = function(xp, stem, name)
-    if shared > 48 * 1024:  # more than every block has; a GPU of 2020 or later gives it if asked
-        kernel.max_dynamic_shared_size_bytes = shared
+    if shared >= 48 * 1024:  # with the kernel's own more than every block has; given if asked for
+        kernel.max_dynamic_shared_size_bytes = max(shared, 49 * 1024)
     kernel(grid if isinstance(grid, tuple) else (grid,), (threads,), args, shared_mem=shared)
 
 

@@ -14,7 +14,7 @@ threads.
 
 import numpy as np
 
-from ..backend import half_product
+from ..backend import gemm
 from . import cuda
 from .half import all_half, is_half
 from .linear_maps import rounded
@@ -121,7 +121,7 @@ def cuda_forward(xp, x, weight, targets, *, ignore_index=-100, reduction="mean")
     losses, top, beyond = (xp.empty(len(rows), wide) for _ in range(3))
     parts, kept = chunks(len(rows), v, CUDA_CHUNK), None
     for part in parts:
-        logits = cuda_product(xp, rows[part], weight.T)
+        logits = gemm(rows[part], weight.T, wide)
         name = f"cross_entropy_forward<{cuda.type_of(logits)},{cuda.width(v, logits)}>"
         cuda.launch(xp, "linear_cross_entropy", name,
                     len(logits), (logits, targets[part], losses[part], top[part], beyond[part],
@@ -142,9 +142,10 @@ def cuda_backward(xp, needs, g, residuals, x, weight, targets, *, ignore_index=-
     slopes = xp.broadcast_to(g.astype(top.dtype), x.shape[:-1]).reshape(-1)
     (slopes,) = cuda.contiguous(xp, slopes)
     dx, dw, v = xp.empty(rows.shape, x.dtype) if needs[0] else None, None, len(weight)
+    wide = top.dtype
     parts = chunks(len(rows), v, CUDA_CHUNK)
     for part in parts:
-        logits = cuda_product(xp, rows[part], weight.T) if kept is None else kept
+        logits = gemm(rows[part], weight.T, wide) if kept is None else kept
         reused = kept is None and logits.dtype == x.dtype  # else a second backward may come
         slope = logits if reused else xp.empty(logits.shape, x.dtype)
         name = f"{cuda.type_of(logits)},{cuda.type_of(x)},{cuda.width(v, logits)}"
@@ -152,17 +153,11 @@ def cuda_backward(xp, needs, g, residuals, x, weight, targets, *, ignore_index=-
                     (logits, targets[part], top[part], beyond[part], slopes[part], slope,
                      cuda.i4(v)))  # fmt: skip
         if needs[0]:
-            dx[part] = cuda_product(xp, slope, weight, x.dtype)
+            dx[part] = gemm(slope, weight, x.dtype)
         if needs[1]:  # parts are added up before they are rounded
-            one = cuda_product(xp, slope.T, rows[part], x.dtype if len(parts) == 1 else top.dtype)
-            dw = one if dw is None else dw + one
+            dw = gemm(slope.T, rows[part], x.dtype if len(parts) == 1 else wide, out=dw)
     dx = None if dx is None else dx.reshape(x.shape)
     return [dx, None if dw is None else dw.astype(x.dtype, copy=False), None]
-
-
-def cuda_product(xp, a, b, dtype=np.float32):
-    """a b, of halves added up in float32 and rounded to dtype at the end."""
-    return half_product(a, b, dtype) if a.itemsize == 2 else xp.matmul(a, b)
 
 
 def cuda_flat(xp, x, weight):

@@ -9,9 +9,7 @@ Accuracy and bits: as product.py.
 
 import math
 
-import numpy as np
-
-from ..backend import half_product
+from ..backend import gemm
 from . import cuda, few_rows
 from .half import all_half, is_half, narrow
 from .native import contiguous, runs
@@ -56,23 +54,33 @@ def rows(x):
 
 # ------------------------------------------------------------------------------------ on CUDA
 #
-# A few rows in one launch (see few_rows.py); more are products like any others.
+# A few rows in one launch (see few_rows.py); more by cuBLAS.
+
+
+def cuda_supports(xp, x, *weights):
+    return (
+        cuda.runs(xp, x, *weights)
+        and x.ndim > 1
+        and all(w.ndim == 2 and w.shape[1] == x.shape[-1] for w in weights)
+    )
 
 
 def cuda_forward(xp, x, *weights):
-    return tuple(few_rows.products(xp, x, *weights)), None
+    if few_rows.fits(xp, x, *weights):
+        return tuple(few_rows.products(xp, x, *weights)), None
+    flat = cuda_rows(x)
+    made = (gemm(flat, w.T, x.dtype) for w in weights)
+    return tuple(y.reshape(*x.shape[:-1], y.shape[1]) for y in made), None
 
 
 def cuda_backward(xp, needs, g, residuals, x, *weights):
-    def times(a, b, dtype):
-        return half_product(a, b, dtype) if a.itemsize == 2 else xp.matmul(a, b)
-
     flat, slopes = cuda_rows(x), [cuda_rows(part) for part in g]
     dx = None
     if needs[0]:
-        dx = sum(times(part, w, np.float32) for part, w in zip(slopes, weights, strict=True))
+        for part, w in zip(slopes, weights, strict=True):
+            dx = gemm(part, w, cuda.wide(x.dtype), out=dx)  # rounded once
         dx = dx.astype(x.dtype, copy=False).reshape(x.shape)
-    found = [times(part.T, flat, x.dtype) if needed else None
+    found = [gemm(part.T, flat, x.dtype) if needed else None
              for part, needed in zip(slopes, needs[1:], strict=True)]  # fmt: skip
     return [dx, *found]
 
@@ -81,4 +89,4 @@ def cuda_rows(x):
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-on_cuda = cuda.Twin(few_rows.fits, cuda_forward, cuda_backward)
+on_cuda = cuda.Twin(cuda_supports, cuda_forward, cuda_backward)

@@ -19,7 +19,7 @@ Accuracy: as any product's, k ulp of |A| |B| at worst, sqrt(k) usually.
 
 import numpy as np
 
-from ..backend import half_product, tf32_allowed
+from ..backend import gemm
 from . import cuda, few_rows, half
 from .half import all_half
 from .native import call, level, run, runs
@@ -71,20 +71,19 @@ def steps(a):
 
 # ------------------------------------------------------------------------------------ on CUDA
 #
-# Halves by tensor cores (see half_product.py), a few rows by few_rows.py; float32 too where TF32 is
-# allowed.
+# By cuBLAS, halves by tensor cores (see half_product.py), and float32 too where TF32 is allowed; a
+# few rows by few_rows.py.
 
 
 def cuda_supports(xp, a, b):
     fits = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0]
-    known = ("float16", "bfloat16", "float32") if tf32_allowed() else ("float16", "bfloat16")
-    return fits and cuda.runs(xp, a, b, dtypes=known)
+    return fits and cuda.runs(xp, a, b)
 
 
 def cuda_forward(xp, a, b):
     if few_rows.fits(xp, a, b.T):
         return few_rows.products(xp, a, b.T)[0]
-    return half_product(a, b, a.dtype)
+    return gemm(a, b, a.dtype)
 
 
 on_cuda = cuda.Twin(cuda_supports, cuda_forward)

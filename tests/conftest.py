@@ -85,5 +85,6 @@ def cuda(request):
         assert standin.Count.launches > launches, "no kernel ran"
 
     yield in_every_order
+    standin.remove()
     for name, module in before.items():
         sys.modules.pop(name) if module is None else sys.modules.update({name: module})

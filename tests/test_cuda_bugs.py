@@ -56,12 +56,10 @@ BUGS = [
     ("rope.cu", "store<V>(b, y + head * yh + i + half)", "store<V>(b, y + head * yh + i + half - 1)", "rope, odd width", RACE),
     ("rope.cu", "store<V>(b, y + head * yh + i + half)", "store<V>(b, y + head * yh + i + half - 1)", ("rope, wide", HALF), "misaligned"),
     ("rope.cu", "batch * xb + t * xt", "batch * xt + t * xb", "rope", "values|out of bounds"),
-    ("rope.cu", "  if (pair >= pairs) return;\n", "", "rope", BOUNDS),
-    ("rope.cu", "pair / half % time", "pair / half % heads", "rope", "race|unwritten|values"),
-    ("rope.cu", "s = sign * widen", "s = widen", "rope", VALUES),
-    ("rope.cu", "to[i + half]", "to[i + half - 1]", "rope", RACE),
-    ("rope.cu", "head * xh + t * xt", "head * xt + t * xh", "rope", "values|out of bounds"),
     # attention of one query
+    ("arrays.cuh", "a.x + i, a.y + i);\n  for", "a.x + i + 1, a.y + i);\n  for", "scaled", "misaligned|out of bounds|values"),
+    ("squares.cu", "if (threadIdx.x == 0) partial", "partial", "squares", RACE),
+    ("scaled.cu", "factor * some[j]", "some[j]", "scaled", VALUES),
     ("attention_of_one.cu", "!__syncthreads_or(mine < end", "!__syncthreads_or(mine < end - 63", TO_CACHE, "unwritten|values"),
     ("attention_of_one.cu", "if (mine < heads) sums", "if (mine < heads) tops", OF_PADDED, UNWRITTEN),
     ("attention_of_one.cu", "step < R::LANES; step *= 2) score", "step < R::LANES / 2; step *= 2) score", TO_CACHE, VALUES),
@@ -175,12 +173,13 @@ BUGS = [
 def run(case, dtype, device):
     if case == "adamw":
         return correct.test_adamw_steps_as_on_the_cpu(device, "float32")
+    if case in ("scaled", "squares"):
+        return correct.test_gradients_are_scaled_as_on_the_cpu(device, "float32")
     if case == "chunks":
         with pytest.MonkeyPatch.context() as patch:
             return correct.test_cross_entropy_in_chunks_of_logits(device, patch)
     if case == "quantised":
         return correct.test_products_with_quantised_weights(device, "Q4_0", 18, 1, 11, 96)
-        return correct.test_products_with_quantised_weights(device, "Q4_0", 18)
     if case == "into a cache":
         return correct.test_a_token_is_turned_and_put_into_a_cache(device, 2, "float32")
     if case == "units":

@@ -5,6 +5,9 @@ array belongs to is read off its type, so nothing here imports cupy before someb
 `device="cuda"` or hands in a cupy array.
 """
 
+import ctypes
+import functools
+import os
 import sys
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -47,6 +50,11 @@ def _classify(kind):
         return cupy
     _namespaces[kind] = np if issubclass(kind, np.ndarray) else None
     return _namespaces[kind]
+
+
+def is_host(xp):
+    """Whether a namespace is numpy."""
+    return xp is np
 
 
 def is_array(x):
@@ -200,7 +208,7 @@ class Graph:
             except Exception as error:
                 with suppress(RuntimeError):  # CUDA has spoilt the recording, and says so again
                     self.stream.end_capture()
-                if "StreamCapture" not in str(error):
+                if not any(word in str(error) for word in ("StreamCapture", "is capturing")):
                     raise
                 raise DeviceError(
                     "a recorded step must not look at its numbers, nor take new ones from the "
@@ -247,26 +255,35 @@ def tf32_allowed():
     return _tf32.get()
 
 
-def half_product(a, b, dtype):
-    """a @ b of two cupy arrays of one dtype, added up in float32, as `dtype`: any ranks.
+def gemm(a, b, dtype, out=None):
+    """a @ b of two cupy arrays of one of GEMM's dtypes, as `dtype`: any ranks. `out`: added to it.
 
-    Of half types, and of float32 where TF32 is allowed.
-
-    By gemmStridedBatchedEx, since cupy's own product of batches takes no bfloat16 and widens
-    float16. Operands are read as they lie where a row or a column is contiguous.
+    Halves are added up in float32; float32 is rounded to TF32 where that is allowed and these are
+    matrices. By cublasGemmStridedBatchedEx, since cupy's own product takes no batches of bfloat16,
+    widens float16, and refuses to be recorded. Operands are read as they lie where a row or a
+    column is contiguous.
     """
     cupy = namespace([a, b])
     rows, columns = a[None] if a.ndim == 1 else a, b[:, None] if b.ndim == 1 else b
     if rows.shape[-1] != columns.shape[-2]:
         raise ValueError(f"matmul: {a.shape} and {b.shape} do not go together")
     batch = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
-    y = cupy.empty((*batch, rows.shape[-2], columns.shape[-1]), dtype)
-    if a.size == 0 or b.size == 0:
+    shape = (*batch, rows.shape[-2], columns.shape[-1])
+    y = cupy.empty(shape, dtype) if out is None else out.reshape(shape)
+    if a.size and b.size:
+        known = out is not None
+        _gemm(cupy, _matrices(cupy, rows, batch), _matrices(cupy, columns, batch), y, known)
+    elif out is None:
         y[...] = 0
-    else:
-        _gemm(cupy, _matrices(cupy, rows, batch), _matrices(cupy, columns, batch), y)
     y = y[..., 0, :] if a.ndim == 1 else y
     return y[..., 0] if b.ndim == 1 else y
+
+
+def matmul(a, b):
+    """a @ b of two cupy arrays of any dtypes."""
+    if a.dtype == b.dtype and a.dtype.name in GEMM and a.ndim and b.ndim:
+        return gemm(a, b, a.dtype)
+    return namespace([a, b]).matmul(a, b)
 
 
 def _matrices(cupy, x, batch):
@@ -288,23 +305,52 @@ def _matrices(cupy, x, batch):
     return x, x.strides[0] // x.itemsize if step is None else step, transposed, leading
 
 
-def _gemm(cupy, a, b, y):
-    """y = a b. cuBLAS counts by columns: it is told y^T = b^T a^T, with nothing moved."""
-    from cupy_backends.cuda.libs import cublas
+# dtype -> cudaDataType, cublasComputeType_t and the dtype of sums
+GEMM = {
+    "float16": (2, 68, np.float32),
+    "bfloat16": (14, 68, np.float32),
+    "float32": (0, 68, np.float32),
+    "float64": (1, 70, np.float64),
+}
+_TF32 = 77  # CUBLAS_COMPUTE_32F_FAST_TF32
 
-    kind = {"float16": 2, "bfloat16": 14, "float32": 0}  # cudaDataType
+
+def _gemm(cupy, a, b, y, known):
+    """y = a b, or y += a b. cuBLAS counts by columns: it is told y^T = b^T a^T, nothing is moved."""
     (a, step_a, turned_a, leading_a), (b, step_b, turned_b, leading_b) = a, b
     m, n = y.shape[-2:]
-    tf32 = a.dtype.name == "float32"
-    compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if tf32 else cublas.CUBLAS_COMPUTE_32F
-    one, zero = np.ones((), np.float32), np.zeros((), np.float32)
-    cublas.gemmStridedBatchedEx(
-        cupy.cuda.device.get_cublas_handle(), int(turned_b), int(turned_a), n, m, a.shape[-1],
-        one.ctypes.data, b.data.ptr, kind[b.dtype.name], leading_b, step_b,
-        a.data.ptr, kind[a.dtype.name], leading_a, step_a,
-        zero.ctypes.data, y.data.ptr, kind[y.dtype.name], n, m * n,
-        y.size // (m * n), compute, cublas.CUBLAS_GEMM_DEFAULT,
+    kind, compute, wide = GEMM[a.dtype.name]
+    if kind == 0 and y.ndim == 2 and tf32_allowed():
+        compute = _TF32
+    one, of_known = np.ones((), wide), np.full((), known, wide)
+    handle, library = cupy.cuda.device.get_cublas_handle(), cublas_library()
+    status = library.cublasSetStream_v2(handle, cupy.cuda.get_current_stream().ptr)
+    status = status or library.cublasGemmStridedBatchedEx(
+        handle, int(turned_b), int(turned_a), n, m, a.shape[-1],
+        one.ctypes.data, b.data.ptr, kind, leading_b, step_b,
+        a.data.ptr, kind, leading_a, step_a,
+        of_known.ctypes.data, y.data.ptr, GEMM[y.dtype.name][0], n, m * n,
+        y.size // (m * n), compute, -1,
     )  # fmt: skip
+    if status:
+        raise DeviceError(f"matmul of {a.shape} and {b.shape}: cuBLAS answers with status {status}")
+
+
+@functools.cache
+def cublas_library():
+    """cuBLAS itself, which cupy has loaded: cupy's own calls of it refuse to be recorded."""
+    from cupy.cuda.device import get_cublas_handle
+    from cupy_backends.cuda.libs import cublas
+
+    major = cublas.getVersion(get_cublas_handle()) // 10000
+    library = ctypes.CDLL(f"cublas64_{major}.dll" if os.name == "nt" else f"libcublas.so.{major}")
+    pointer, number, step = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+    operand = [pointer, number, number, step]
+    library.cublasSetStream_v2.argtypes = [pointer, pointer]
+    library.cublasGemmStridedBatchedEx.argtypes = [
+        pointer, *[number] * 5, pointer, *operand, *operand, pointer, *operand, *[number] * 3,
+    ]  # fmt: skip
+    return library
 
 
 # --------------------------------------------------------------------- writing where indices say

@@ -13,8 +13,9 @@ import math
 from . import kernels
 from .autograd import Op, Value, op, widen
 from .backend import assign as _assign
+from .backend import is_host, namespace
 from .backend import last_writes as _last_writes
-from .backend import namespace
+from .backend import matmul as _matmul_on_gpu
 from .backend import scatter_add as _scatter_add
 from .backend import to_device as _to_device
 from .dtypes import HALF, promote
@@ -739,10 +740,10 @@ def matmul(xp, a, b):
     if b.ndim == 2 and a.ndim > 1:
         if a.size * b.shape[1] >= _LARGE:
             return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
-        if a.ndim == 2:
-            return a.dot(b)  # the same product, and half of what a call of matmul costs
-        return _rows(a).dot(b).reshape(*a.shape[:-1], b.shape[-1])  # one product instead of many
-    return xp.matmul(a, b)
+        if is_host(xp):  # the same product, and half of what a call of matmul costs
+            y = a.dot(b) if a.ndim == 2 else _rows(a).dot(b)  # one product instead of many
+            return y if a.ndim == 2 else y.reshape(*a.shape[:-1], b.shape[-1])
+    return xp.matmul(a, b) if is_host(xp) else _matmul_on_gpu(a, b)
 
 
 @accelerated(kernels.product)

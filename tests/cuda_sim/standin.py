@@ -8,6 +8,7 @@ returns is NaNs that nobody may read, and every host synchronisation is counted.
 """
 
 import contextlib
+import ctypes
 import functools
 import json
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+
+from tinygrad_ml import backend
 
 from . import launch
 
@@ -249,12 +252,20 @@ def check(name, args, options):
         raise TypeError(f"cupy.{name} got an unexpected keyword argument {min(unknown)!r}")
 
 
+def _refuse_recording(name):
+    """As cupy: its products are cuBLAS's, which it does not call while a stream is captured."""
+    theirs = name in ("matmul", "dot", "inner", "outer", "vdot", "tensordot", "einsum")
+    if theirs and Stream.now().is_capturing():
+        raise NotImplementedError("calling cuBLAS API during stream capture is unsupported")
+
+
 def function(name):
     space, _, last = name.rpartition(".")
     theirs = getattr(getattr(np, space) if space else np, last)
 
     def call(*args, **options):
         check(name, args, options)
+        _refuse_recording(name)
         out = options.pop("out", None)
         if name in ("clip", "copyto"):
             options = {k: v for k, v in options.items() if not (k == "where" and v is None)}
@@ -329,6 +340,7 @@ VIEWS = {"swapaxes", "transpose", "reshape", "view", "squeeze"}
 def method(name):
     def call(self, *args, **options):
         check("ndarray." + name, (self, *args), options)
+        _refuse_recording(name)
         if name == "nonzero":
             Count.sync(name)
         if name == "fill":
@@ -429,6 +441,7 @@ for _name in [
 def matmul(*args, **options):
     """As cupy 14: matrices of halves are summed in float32, batches of bfloat16 are refused."""
     check("matmul", args, options)
+    _refuse_recording("matmul")
     a, b = args
     halves = {BFLOAT16, np.dtype(np.float16)} & {a.dtype, b.dtype}
     if BFLOAT16 in halves and max(a.ndim, b.ndim) > 2:
@@ -570,7 +583,7 @@ def _at(pointer, dtype, shape, strides, write=False):
 
 
 TYPES = {2: np.float16, 14: BFLOAT16, 0: np.float32, 1: np.float64}  # cudaDataType
-COMPUTE_32F, COMPUTE_TF32 = 68, 77
+COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32 = 68, 70, 77  # cublasComputeType_t
 
 
 def _to_tf32(x):
@@ -579,15 +592,18 @@ def _to_tf32(x):
     return ((x.view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
 
 
-def gemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA,
+def cublasGemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA,
                          B, Btype, ldb, strideB, beta, C, Ctype, ldc, strideC, batchCount,
                          computeType, algo):  # fmt: skip
-    """C = op(A) op(B) of column-major matrices, summed in float32."""
+    """C = op(A) op(B) + beta C of column-major matrices, summed in float32 or float64."""
     Count.products += 1
-    if computeType != (COMPUTE_TF32 if Atype == 0 else COMPUTE_32F):
-        raise launch.KernelError(f"cublas: compute type {computeType} is not that of float32")
-    one = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_float * 1).from_address(alpha))[0]
-    zero = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_float * 1).from_address(beta))[0]
+    if computeType not in ((COMPUTE_64F,) if Atype == 1 else (COMPUTE_32F, COMPUTE_TF32)):
+        raise launch.KernelError(f"cublas: compute type {computeType} is not that of the factors")
+    if computeType == COMPUTE_TF32 and Atype != 0:
+        raise launch.KernelError("cublas: TF32 is for float32")
+    scalar = ctypes.c_double if Atype == 1 else ctypes.c_float
+    one, of_known = (scalar.from_address(address).value for address in (alpha, beta))
+    wide = np.float64 if Atype == 1 else np.float32
 
     def operand(pointer, kind, leading, stride, transposed, rows, columns):
         dtype = np.dtype(TYPES[kind])
@@ -603,11 +619,18 @@ def gemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, 
     c = _at(C, TYPES[Ctype], (batchCount, m, n), [size * s for s in (strideC, 1, ldc)], write=True)
 
     def product():
-        left, right = (_to_tf32(x) if Atype == 0 else x.astype(np.float32) for x in (a, b))
-        found = one * np.matmul(left, right) + (zero * c.astype(np.float32) if zero else 0)
-        c[...] = found.astype(c.dtype)
+        rounded = _to_tf32 if computeType == COMPUTE_TF32 else lambda x: x.astype(wide)
+        found = one * np.matmul(rounded(a), rounded(b))
+        c[...] = (found + of_known * c.astype(wide) if of_known else found).astype(c.dtype)
 
     done(product)
+    return 0
+
+
+CUBLAS = types.SimpleNamespace(  # the library itself, as ctypes shows it
+    cublasSetStream_v2=lambda handle, stream: 0,
+    cublasGemmStridedBatchedEx=cublasGemmStridedBatchedEx,
+)
 
 
 # ------------------------------------------------------------------------------------ the module
@@ -643,6 +666,8 @@ class Stream:
     """A stream: everything is done at once and in order. While it is captured, what is done is
     recorded, and undone at the end of it: on a GPU it would not have happened.
     """
+
+    ptr = 0
 
     def __init__(self, null=False, non_blocking=False, ptds=False, *, priority=0):
         self.null, self.recorded, self.spoilt = null, None, False
@@ -845,15 +870,21 @@ MODULES = ("cupy", "cupyx", "cupy_backends", "cupy_backends.cuda", "cupy_backend
            "cupy_backends.cuda.libs.cublas")  # fmt: skip
 
 
+_real_cublas = backend.cublas_library
+
+
+def remove():
+    """Take back what install() changed beside the modules."""
+    backend.cublas_library = _real_cublas
+
+
 def install():
     """Put the stand-in where `import cupy`, `cupyx` and cublas are looked for."""
     cupy, cupyx = module(), types.ModuleType("cupyx")
     cupyx.allow_synchronize = allow_synchronize
     cupyx.DeviceSynchronized = DeviceSynchronized
     cublas = types.ModuleType("cupy_backends.cuda.libs.cublas")
-    cublas.gemmStridedBatchedEx = gemmStridedBatchedEx
-    cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT = COMPUTE_32F, -1
-    cublas.CUBLAS_COMPUTE_32F_FAST_TF32 = COMPUTE_TF32
+    backend.cublas_library = lambda: CUBLAS
     libs = types.ModuleType("cupy_backends.cuda.libs")
     libs.cublas = cublas
     packages = (types.ModuleType(name) for name in MODULES[2:4])
