@@ -350,10 +350,17 @@ __global__ void attention_delta(const T *g, Steps gs, const T *o, Steps os, floa
   long long time = row % n.t, head = row / n.t % n.heads, batch = row / n.t / n.heads;
   g += batch * gs.batch + head * gs.head + time * gs.row;
   o += batch * os.batch + head * os.head + time * os.row;
-  float sum = 0;
-  for (int i = threadIdx.x % 32; i < n.d; i += 32) sum += widen(g[i]) * widen(o[i]);
+  constexpr int V = 16 / sizeof(T);
+  int lane = threadIdx.x % 32;
+  float a[V], b[V], sum = 0;
+  for (int i = lane * V; n.vectors && i < n.d; i += 32 * V) {
+    load<V>(g + i, a);
+    load<V>(o + i, b);
+    for (int j = 0; j < V; j++) sum += a[j] * b[j];
+  }
+  for (int i = lane; !n.vectors && i < n.d; i += 32) sum += widen(g[i]) * widen(o[i]);
   sum = warp_sum(sum);
-  if (threadIdx.x % 32 == 0) delta[row] = sum;
+  if (lane == 0) delta[row] = sum;
 }
 
 // dQ = dS K,  dS = scale P (g V^T - delta)
