@@ -248,10 +248,12 @@ __device__ void write(T *tile, T *to, long long step, int first, int n, Sizes si
   }
 }
 
+// How many keys a query sees, a mask apart: if causal, the last query is at the last key.
+__device__ __forceinline__ int reach(int query, Sizes n) {
+  return query >= n.t ? 0 : n.causal ? query + 1 + n.s - n.t : n.s;
+}
 __device__ __forceinline__ bool seen(int query, int key, const bool *mask, long long step, Sizes n) {
-  if (query >= n.t || key >= n.s) return false;
-  if (n.causal && key > query + n.s - n.t) return false;  // the last query is at the last key
-  return !mask || mask[query * step + key];
+  return key < reach(query, n) && (!mask || mask[query * step + key]);
 }
 __device__ __forceinline__ float lanes_sum(float x) {  // over the four lanes of a row
   x += __shfl_xor_sync(ALL_LANES, x, 1);
@@ -283,8 +285,8 @@ attention_forward(const T *q, Steps qs, const T *k, Steps ks, const T *v, Steps 
   v += batch * vs.batch + group * vs.head;
   o += batch * os.batch + head * os.head;
   if (mask) mask += batch * ms.batch + head * ms.head;
-  int end = n.causal ? min(n.s, first + ROWS + n.s - n.t) : n.s;  // of the keys that some row sees,
-  int whole = mask ? 0 : n.causal ? min(n.s, first + 1 + n.s - n.t) : n.s;  // and of those all see
+  int end = reach(min(first + ROWS, n.t) - 1, n);  // of the keys that some row sees,
+  int whole = mask ? 0 : reach(first, n);          // and of those that all see
 
   auto fetch = [&](int start, int stage) {
     fill<T, D, COLUMNS>(keys + stage * COLUMNS * D, k, ks.row, start, n.s, n);
@@ -380,8 +382,7 @@ attention_dq(const T *g, Steps gs, const T *q, Steps qs, const T *k, Steps ks, c
   k += batch * ks.batch + group * ks.head;
   v += batch * vs.batch + group * vs.head;
   if (mask) mask += batch * ms.batch + head * ms.head;
-  int end = n.causal ? min(n.s, first + ROWS + n.s - n.t) : n.s;
-  int whole = mask ? 0 : n.causal ? min(n.s, first + 1 + n.s - n.t) : n.s;
+  int end = reach(min(first + ROWS, n.t) - 1, n), whole = mask ? 0 : reach(first, n);
 
   auto fetch = [&](int start, int stage) {
     fill<T, D, COLUMNS>(keys + stage * COLUMNS * D, k, ks.row, start, n.s, n);

@@ -20,7 +20,7 @@ HALF, PAST, CAUSAL = "bfloat16", "attention with a past and grouped heads", "cau
 NLL, EACH = "linear_cross_entropy", "linear_cross_entropy, each"
 TO_CACHE, BY_SIX = "attention of one query to a cache", "attention of one query by six heads"
 OF_PADDED = "attention of one query where keys are padded"
-KEYS_SEEN = "if (n.causal && key > query + n.s - n.t) return false;"
+SEES = "n.causal ? query + 1 + n.s - n.t : n.s"
 PADDED, TILES = "attention where keys are padded", "attention in many tiles"
 DQ_FETCH = f"  {BARRIER}    if (start + COLUMNS < end) fetch(start + COLUMNS, stage ^ 1);\n"
 
@@ -57,7 +57,8 @@ BUGS = [
     ("rope.cu", "store<V>(b, y + head * yh + i + half)", "store<V>(b, y + head * yh + i + half - 1)", ("rope, wide", HALF), "misaligned"),
     ("rope.cu", "batch * xb + t * xt", "batch * xt + t * xb", "rope", "values|out of bounds"),
     # attention of one query
-    ("arrays.cuh", "a.x + i, a.y + i);\n  for", "a.x + i + 1, a.y + i);\n  for", "scaled", "misaligned|out of bounds|values"),
+    ("arrays.cuh", "min(start + CHUNK, a.n)", "start + CHUNK", "scaled", "out of bounds|race|unwritten"),
+    ("arrays.cuh", ".first <= blockIdx.x", ".first < blockIdx.x", "squares", "values|out of bounds|unwritten|race"),
     ("squares.cu", "if (threadIdx.x == 0) partial", "partial", "squares", RACE),
     ("scaled.cu", "factor * some[j]", "some[j]", "scaled", VALUES),
     ("attention_of_one.cu", "!__syncthreads_or(mine < end", "!__syncthreads_or(mine < end - 63", TO_CACHE, "unwritten|values"),
@@ -145,10 +146,10 @@ BUGS = [
     ("attention.cu", "row + i < left ? 16 : 0", "left > 0 ? 16 : 0", (CAUSAL, HALF), BOUNDS),
     ("attention.cu", "column < sizes.d ? n - first : 0;", "n - first;", (PADDED, HALF), "out of bounds|values"),
     ("attention.cu", "if (first + row < n && column", "if (column", (PAST, HALF), BOUNDS),
-    ("attention.cu", KEYS_SEEN, "if (n.causal && key > query) return false;", PAST, VALUES),
-    ("attention.cu", KEYS_SEEN, KEYS_SEEN.replace(">", ">="), CAUSAL, VALUES),
-    ("attention.cu", "query >= n.t || key >= n.s", "query >= n.t", "attention", VALUES),
-    ("attention.cu", "first + 1 + n.s - n.t) : n.s;  // and", "first + ROWS + n.s - n.t) : n.s;  // and", CAUSAL, VALUES),
+    ("attention.cu", SEES, SEES.replace(" + n.s - n.t", ""), PAST, VALUES),
+    ("attention.cu", SEES, SEES.replace(" + 1", ""), CAUSAL, VALUES),
+    ("attention.cu", "key < reach(query, n) && (", "(", "attention", VALUES),
+    ("attention.cu", "whole = mask ? 0 : reach(first, n)", "whole = end", CAUSAL, VALUES),
     ("attention.cu", "first + ROWS - 1 - (n.s - n.t) : 0;", "first - (n.s - n.t) : 0;", CAUSAL, VALUES),
     ("attention.cu", "grew |= top[i] > largest[i];", "grew |= i && top[i] > largest[i];", TILES, VALUES),
     ("attention.cu", "      sum[i] *= shrink[i];\n", "", (TILES, HALF), VALUES),
@@ -164,7 +165,7 @@ BUGS = [
     ("attention.cu", "read = start + i < n.t ?", "read = start + i <= n.t ?", ("attention", HALF), BOUNDS),
     ("attention.cu", "row / n.t % n.heads", "row / n.t % n.groups", PAST, "values|unwritten|out of bounds"),
     ("attention.cu", "threadIdx.x % 32 / 4 * 4 + c % 4", "c % 4", "attention", VALUES),
-    ("attention.cu", "min(n.s, first + ROWS + n.s - n.t)", "min(n.s, first + n.s - n.t)", CAUSAL, VALUES),
+    ("attention.cu", "reach(min(first + ROWS, n.t) - 1, n)", "reach(first, n)", TILES, VALUES),
     ("attention.cu", "if (row >= rows) return;  // a whole warp", "if (row >= rows - 1) return;", "attention", UNWRITTEN),
     ("attention.cu", "PIECES * V);", "PIECES * (V / 2));", ("attention", HALF), "misaligned|out of bounds"),
 ]  # fmt: skip

@@ -316,7 +316,7 @@ _TF32 = 77  # CUBLAS_COMPUTE_32F_FAST_TF32
 
 
 def _gemm(cupy, a, b, y, known):
-    """y = a b, or y += a b. cuBLAS counts by columns: it is told y^T = b^T a^T, nothing is moved."""
+    """y (+)= a b. cuBLAS counts by columns: it is told y^T = b^T a^T, with nothing moved."""
     (a, step_a, turned_a, leading_a), (b, step_b, turned_b, leading_b) = a, b
     m, n = y.shape[-2:]
     kind, compute, wide = GEMM[a.dtype.name]

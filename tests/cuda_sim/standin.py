@@ -573,10 +573,11 @@ def _at(pointer, dtype, shape, strides, write=False):
     for a in list(_owners.values()):
         start = a._host.ctypes.data
         inside = start <= pointer and last <= start + a.nbytes and a.dtype == dtype
-        if inside and (a.flags.c_contiguous or a.flags.f_contiguous):
+        dense = a._host.transpose(np.argsort(a._host.strides)[::-1])
+        if inside and dense.flags.c_contiguous:
             if write:
                 root(a)._unwritten = None
-            flat = a._host.reshape(-1, order="A").view(np.uint8)[pointer - start :]
+            flat = dense.reshape(-1).view(np.uint8)[pointer - start :]
             flat = flat[: flat.size // dtype.itemsize * dtype.itemsize].view(dtype)
             return np.lib.stride_tricks.as_strided(flat, shape, strides)
     raise launch.KernelError("cublas: a pointer to no array of this type, or beyond its end")
