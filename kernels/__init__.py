@@ -28,6 +28,7 @@ from . import (
     into_cache,
     linear_cross_entropy,
     linear_maps,
+    logistic,
     product,
     quantized_matmul,
     rms_norm,

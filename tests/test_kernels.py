@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import tinygrad_ml as tg
 from tinygrad_ml import kernels
+from tinygrad_ml.estimators.likelihood import summed_gradient, summed_hessian, summed_product
 from tinygrad_ml.fused import accelerated, fused
 
 pytestmark = pytest.mark.skipif(kernels.level() == "off", reason="no C kernels were built, or off")
@@ -475,6 +476,110 @@ def test_unit_sums_are_exact(shape, dtype, weighted):
     np.testing.assert_array_equal(kernels.unit_sums.forward(np, X, weight, units, k=8), expected)
 
 
+# ------------------------------------------------------------------------- logistic regression
+
+
+@st.composite
+def rows_with_labels(draw, layouts):
+    """X (n, d) float32 or float64, y, weight, theta and a direction (k, d or d + 1)."""
+    n, d = draw(st.sampled_from([1, 7, 8, 65, 700])), draw(st.sampled_from([1, 2, 7, 8, 25]))
+    k, intercept = draw(st.sampled_from([1, 3, 9])), draw(st.booleans())
+    layout = draw(st.sampled_from(layouts))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    X = rng.standard_normal((n, 2 * d)).astype(draw(st.sampled_from(["float32", "float64"])))
+    X = {"rows": X[:, :d].copy(), "apart": X[::-1, :d], "columns": np.asfortranarray(X[:, :d]),
+         "spread": X[:, ::2]}[layout]  # fmt: skip
+    y = rng.random(n) if k == 1 else rng.integers(k, size=n)
+    return X, y, rng.integers(0, 3, n) * rng.random(n), *rng.normal(0, 5, (2, k, d + intercept))
+
+
+BY_ROWS, ANY_LAYOUT = ["rows", "apart"], ["rows", "apart", "columns", "spread"]
+
+
+@given(rows_with_labels(BY_ROWS), st.sampled_from([3, 1000]))
+def test_one_pass_over_the_rows_equals_blocks_of_them(case, block_rows):
+    *rows, v = case
+    loss, g = kernels.logistic.gradient.forward(np, *rows, block_rows=block_rows)
+    product = kernels.logistic.product.forward(np, *rows, v, block_rows=block_rows)
+    with tg.use_kernels(False):
+        expected, slope = summed_gradient(*rows, block_rows=block_rows)
+        bent = summed_product(*rows, v, block_rows=block_rows)
+    size = size_of(case)  # the sum of the terms' sizes, which is what rounding goes by
+    np.testing.assert_allclose(loss, expected, rtol=1e-13)
+    np.testing.assert_allclose(g, slope, rtol=0, atol=1e-13 * size)
+    np.testing.assert_allclose(product, bent, rtol=0, atol=1e-13 * size * np.abs(v).sum())
+
+
+@given(rows_with_labels(ANY_LAYOUT), st.sampled_from([3, 1000]))
+def test_the_hessian_in_one_pass_equals_that_in_blocks(case, block_rows):
+    *rows, _ = case
+    H = kernels.logistic.hessian.forward(np, *rows, block_rows=block_rows)
+    with tg.use_kernels(False):
+        expected = summed_hessian(*rows, block_rows=block_rows)
+    np.testing.assert_allclose(H, expected, rtol=0, atol=1e-13 * size_of(case))
+    np.testing.assert_array_equal(H, H.T)
+
+
+def size_of(case):
+    """The sum over the rows of w (1 + |x|^2) (1 + |z|), at least 1e-3."""
+    X, _, weight, theta, _ = case
+    squares = 1 + np.square(X.astype("float64")).sum(axis=1)
+    return max(weight @ (squares * (1 + np.abs(theta).sum() * np.sqrt(squares))), 1e-3)
+
+
+@pytest.mark.parametrize("z", [0.0, 1e-20, 36.0, 700.0, 709.0, 800.0, 1e5])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_extreme_logits_keep_the_digits_of_their_loss(z, sign):
+    rows = np.array([[sign * z]]), np.array([0.0]), np.ones(1), np.ones((1, 1))
+    loss, g = kernels.logistic.gradient.forward(np, *rows, block_rows=1)
+    exact = np.logaddexp(0, sign * z)
+    np.testing.assert_allclose(loss, exact, rtol=1e-15, atol=1e-300)  # e^-708, below as 0
+    p = np.exp(min(sign * z, 0)) / (1 + np.exp(-z))
+    np.testing.assert_allclose(g, [[p * sign * z]], rtol=1e-15, atol=1e-300)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_logistic_sums_are_the_same_bits_with_any_number_of_threads(k):
+    rng = np.random.default_rng(0)
+    X, weight, y = rng.standard_normal((30_000, 20)), rng.random(30_000), rng.random(30_000)
+    y = y if k == 1 else (k * y).astype(int)
+    theta, v = rng.standard_normal((2, k, 21))
+    before, found = kernels.get_num_threads(), []
+    for threads in (1, 2, 3, 8):
+        kernels.set_num_threads(threads)
+        _, g = kernels.logistic.gradient.forward(np, X, y, weight, theta, block_rows=1)
+        product = kernels.logistic.product.forward(np, X, y, weight, theta, v, block_rows=1)
+        H = kernels.logistic.hessian.forward(np, X, y, weight, theta, block_rows=1)
+        found.append([a.tobytes() for a in (g, product, H)])
+    kernels.set_num_threads(before)
+    assert all(bits == found[0] for bits in found)
+
+
+def test_rows_that_one_pass_cannot_read_go_in_blocks():
+    X, y, weight, theta = np.ones((6, 2)), np.ones(6), np.ones(6), np.zeros((1, 3))
+    supports = {f: f.kernel.supports for f in (summed_gradient, summed_hessian)}
+
+    def known(f, X, y, theta=theta):
+        return supports[f](np, X, y, weight, theta, block_rows=9)
+
+    wide = kernels.level() in ("v3", "v4")  # with narrow registers numpy is the faster one
+    assert known(summed_gradient, X, y) == known(summed_hessian, X, y) == wide
+    assert not known(summed_gradient, np.asfortranarray(X), y)
+    for other in (X.astype("float16"), X.astype(">f8"), X.astype(int), X[:0]):
+        assert not known(summed_hessian, other, y)
+    assert not known(summed_hessian, X, y.astype(int))
+    for codes in ([0, 1, 2, 3, 0, 0], [0, -1, 0, 0, 0, 0]):  # three outputs
+        assert not known(summed_hessian, X, np.array(codes), np.zeros((3, 3)))
+
+
+def test_what_the_last_call_left_in_memory_does_not_matter():
+    rows = np.ones((8, 3)), np.ones(8), np.ones(8), np.zeros((1, 4))
+    kernels.logistic.gradient.forward(np, np.nan * rows[0], *rows[1:], block_rows=8)
+    fewer = [a[:3] for a in rows[:3]]
+    _, g = kernels.logistic.gradient.forward(np, *fewer, rows[3], block_rows=8)
+    np.testing.assert_array_equal(g, [[-1.5] * 4])
+
+
 # --------------------------------------------------------------------------- fast paths in a model
 
 
@@ -643,6 +748,28 @@ def test_levels_agree(name):
     expected = [float((g * g).sum().item()) for g in found]
     printed = python(code, TINYGRAD_ML_KERNELS=name).split()
     np.testing.assert_allclose([float(x) for x in printed], expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("name", LEVELS)
+def test_levels_agree_on_the_logistic_sums(name, k):
+    code = f"""if True:
+        import numpy as np
+        import tinygrad_ml as tg
+        from tinygrad_ml import kernels
+        from tinygrad_ml.estimators.likelihood import summed_gradient, summed_hessian
+        rng = np.random.default_rng(0)
+        X, weight, theta = rng.standard_normal((700, 21)), rng.random(700), rng.random(({k}, 22))
+        y = rng.random(700) if {k} == 1 else rng.integers(0, {k}, 700)
+        rows = X.astype("float32"), y, weight, theta
+        loss, g = kernels.logistic.gradient.forward(np, *rows, block_rows=100)
+        H = kernels.logistic.hessian.forward(np, *rows, block_rows=100)
+        with tg.use_kernels(False):
+            expected, slope = summed_gradient(*rows, block_rows=100)
+            print(kernels.level(), abs(loss - expected) < 1e-10, abs(g - slope).max() < 1e-10,
+                  abs(H - summed_hessian(*rows, block_rows=100)).max() < 1e-10)
+    """
+    assert python(code, TINYGRAD_ML_KERNELS=name) == f"{name} True True True"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -92,6 +92,18 @@ def test_fused_gram_equals_the_engine(k):
     all_close(gram(*sample(k), X), gram.definition(*sample(k), X))
 
 
+@pytest.mark.parametrize("penalty", ["l2", "l1", None])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("k", [2, 3])
+def test_a_fit_is_the_same_with_and_without_kernels(penalty, dtype, k):
+    X, y = blobs(classes=k)
+    model = LogisticRegression(penalty).fit(X.astype(dtype), y)
+    with tg.use_kernels(False):
+        plain = LogisticRegression(penalty).fit(X.astype(dtype), y)
+    all_close(model.coef_, plain.coef_, 1e-10)
+    all_close(model.intercept_, plain.intercept_, 1e-10)
+
+
 @pytest.mark.parametrize("k", [1, 3])
 def test_objective_equals_the_derivatives_of_its_tensor_form(k):
     X, y = blobs(20, 2, classes=max(k, 2))

@@ -5,15 +5,16 @@
     objective(theta) = sum_i w_i loss(z_i, y_i) / sum_i w_i + sum_j l2_j theta_j^2 / 2
 
 The engine differentiates the loss by the logits, twice; the rest of the chain is the linear map,
-so gradient = loss' X and Hessian = X^T loss'' X. The fused twins compute loss, loss' and loss''
-of a block in one go from one exponential; `tg.use_kernels(False)` runs the engine instead.
+so gradient = loss' X and Hessian = X^T loss'' X. On the CPU one pass over the rows makes each of
+them (kernels/logistic.c); where that cannot be, the fused twins compute loss, loss' and loss'' of a
+block in one go from one exponential; `tg.use_kernels(False)` runs the engine instead.
 """
 
 import math
 
 import numpy as np
 
-from .. import ops
+from .. import kernels, ops
 from ..autograd import grad
 from ..backend import namespace
 from ..fused import accelerated
@@ -168,6 +169,78 @@ def _leaf(array):
     return Tensor.leaf(array)
 
 
+# --------------------------------------------------------------------------- sums over the rows
+#
+# X: (n, d)  theta: (k, p), p = d + 1 with an intercept
+
+
+@accelerated(kernels.logistic.gradient)
+def summed_gradient(X, y, weight, theta, *, block_rows):
+    """(loss, d loss / d theta)"""
+    loss, g = 0.0, 0 * theta
+    for x, labels, w in blocks(X, y, weight, block_rows):
+        part, residual = loss_and_gradient(logits(theta, x), labels, w)
+        loss += part
+        g += by_theta(residual, x, theta)
+    return loss, g
+
+
+@accelerated(kernels.logistic.product)
+def summed_product(X, y, weight, theta, v, *, block_rows):
+    """(d2 loss / d theta d theta) v: (k, p)"""
+    product = 0 * theta
+    for x, labels, w in blocks(X, y, weight, block_rows):
+        bent = curvature_times(logits(theta, x), labels, w, logits(v, x))
+        product += by_theta(bent, x, theta)
+    return product
+
+
+@accelerated(kernels.logistic.hessian)
+def summed_hessian(X, y, weight, theta, *, block_rows):
+    """d2 loss / d theta d theta, one p x p block for each pair of outputs: (k p, k p)"""
+    H = namespace([theta]).zeros((theta.size, theta.size))
+    for x, labels, w in blocks(X, y, weight, block_rows):
+        H += gram(logits(theta, x), labels, w, with_ones(x, theta))
+    return H
+
+
+def blocks(X, y, weight, block_rows):
+    """(X, y, weight) of one block of rows after another; X in float64."""
+    for start in range(0, X.shape[0], block_rows):
+        rows = slice(start, start + block_rows)
+        yield X[rows].astype(np.float64, copy=False), y[rows], weight[rows]
+
+
+def logits(theta, X):
+    """theta x for each row of X: (k, n)"""
+    d = X.shape[1]
+    z = theta[:, :d] @ X.T
+    if theta.shape[1] > d:
+        z += theta[:, d:]
+    return z
+
+
+def by_theta(residual, X, theta):
+    """sum_i residual_i x_i^T, of theta's shape      residual: (k, n)"""
+    d = X.shape[1]
+    g = namespace([theta]).empty(theta.shape)
+    g[:, :d] = residual @ X
+    if theta.shape[1] > d:
+        g[:, d] = residual.sum(axis=1)
+    return g
+
+
+def with_ones(X, theta):
+    """A block of rows, dense, with a column of ones where theta has an intercept."""
+    X = X.toarray() if is_sparse(X) else X
+    if theta.shape[1] == X.shape[1]:
+        return X
+    full = namespace([theta]).empty((len(X), theta.shape[1]))
+    full[:, :-1] = X
+    full[:, -1] = 1
+    return full
+
+
 # ---------------------------------------------------------------------------------- objective
 
 
@@ -217,27 +290,20 @@ class Objective:
 
     def blocks(self):
         """(X, y, weight) of one block of rows after another; X in float64."""
-        for start in range(0, self.samples, self.block_rows):
-            rows = slice(start, start + self.block_rows)
-            X = self.X[rows].astype(np.float64, copy=False)
-            yield X, self.y[rows], self.weight[rows]
+        return blocks(self.X, self.y, self.weight, self.block_rows)
 
     def logits(self, theta, X):
         """theta x for each row of X: (k, n)"""
-        theta = theta.reshape(self.shape)
-        if not self.intercept:
-            return theta @ X.T
-        z = theta[:, :-1] @ X.T
-        z += theta[:, -1:]
-        return z
+        return logits(theta.reshape(self.shape), X)
 
-    def _by_theta(self, residual, X):
-        """sum_i residual_i x_i^T, flat      residual: (k, n)"""
-        g = self.xp.empty(self.shape)
-        g[:, : self.features] = residual @ X
-        if self.intercept:
-            g[:, -1] = residual.sum(axis=1)
-        return g.reshape(-1)
+    def with_ones(self, X):
+        """A block of rows with the intercept's column of ones, dense."""
+        return with_ones(X, self.l2.reshape(self.shape))
+
+    def _summed(self, sums, theta, *v):
+        """A function of the rows and of (k, p), at a flat theta."""
+        of_theta = (t.reshape(self.shape) for t in (theta, *v))
+        return sums(self.X, self.y, self.weight, *of_theta, block_rows=self.block_rows)
 
     def _penalty(self, theta):
         return 0.5 * float(self.l2 @ (theta * theta))
@@ -250,43 +316,19 @@ class Objective:
 
     def gradient(self, theta):
         """(value, gradient), in one pass over the rows."""
-        loss, g = self._penalty(theta), self.l2 * theta
-        for X, y, weight in self.blocks():
-            part, residual = loss_and_gradient(self.logits(theta, X), y, weight)
-            loss += part
-            g += self._by_theta(residual, X)
-        return loss, g
+        loss, g = self._summed(summed_gradient, theta)
+        return self._penalty(theta) + loss, self.l2 * theta + g.reshape(-1)
 
     def hessian(self, theta):
-        """X^T W X + diag(l2), one p x p block for each pair of outputs, summed over the rows."""
-        xp = self.xp
-        H = xp.zeros((self.size, self.size))
-        for X, y, weight in self.blocks():
-            H += gram(self.logits(theta, X), y, weight, self.with_ones(X))
-        H[xp.arange(self.size), xp.arange(self.size)] += self.l2
+        """X^T W X + diag(l2), one p x p block for each pair of outputs."""
+        H = self._summed(summed_hessian, theta)
+        diagonal = self.xp.arange(self.size)
+        H[diagonal, diagonal] += self.l2
         return H
-
-    def with_ones(self, X):
-        """A block of rows with the intercept's column of ones, dense."""
-        X = X.toarray() if is_sparse(X) else X
-        if not self.intercept:
-            return X
-        full = self.xp.empty((len(X), self.features + 1))
-        full[:, :-1] = X
-        full[:, -1] = 1
-        return full
 
     def hessian_product(self, theta):
         """A function v -> H v at theta, by the curvature of the logits alone."""
-
-        def times(v):
-            product = self.l2 * v
-            for X, y, weight in self.blocks():
-                z, dz = self.logits(theta, X), self.logits(v, X)
-                product += self._by_theta(curvature_times(z, y, weight, dz), X)
-            return product
-
-        return times
+        return lambda v: self.l2 * v + self._summed(summed_product, theta, v).reshape(-1)
 
     # --- what solvers ask about the data
 
@@ -389,7 +431,8 @@ class FirthObjective(Objective):
             full = self.with_ones(X)
             leverage = W * ((full @ covariance) * full).sum(axis=1)
             half_minus_p = -0.5 * self.xp.tanh(z[0] / 2)
-            g -= self._by_theta((leverage * half_minus_p)[None], X) / self.total_weight
+            slope = by_theta((leverage * half_minus_p)[None], X, theta[None])
+            g -= slope.reshape(-1) / self.total_weight
         return loss, g
 
 
