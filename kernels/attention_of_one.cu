@@ -25,6 +25,7 @@ __global__ void __launch_bounds__(128)
 attention_of_chunk(const T *q, Steps qs, const T *k, Steps ks, const T *v, Steps vs, const bool *mask,
                    long long mask_step, float *tops, float *sums, float *parts, Sizes n, float scale) {
   using R = Rows<T, D>;
+  float by = scale * LOG2_E;  // weights are powers of two, and log_sum to the base 2, as in attention.cu
   __shared__ float weights[HEADS][CHUNK], shares[THREADS / 32][HEADS][D];
   int chunk = blockIdx.x, shared_by = n.heads / n.groups, quartets = (shared_by + HEADS - 1) / HEADS;
   int group = blockIdx.y / quartets, first_head = blockIdx.y % quartets * HEADS;
@@ -58,14 +59,14 @@ attention_of_chunk(const T *q, Steps qs, const T *k, Steps ks, const T *v, Steps
       for (int i = 0; i < R::V; i++) score += query[h][i] * widen(row.v[i]);
 #pragma unroll
       for (int step = 1; step < R::LANES; step *= 2) score += __shfl_xor_sync(ALL_LANES, score, step);
-      if (part == 0) weights[h][key] = seen ? score * scale : UNSEEN;
+      if (part == 0) weights[h][key] = seen ? score * by : UNSEEN;
     }
   }
   __syncthreads();
   int head = threadIdx.x / 32;  // a warp each
   float low = weights[head][lane], high = weights[head][lane + 32], top = warp_max(max(low, high));
-  low = low > UNSEEN ? expf(low - top) : 0.0f;
-  high = high > UNSEEN ? expf(high - top) : 0.0f;
+  low = low > UNSEEN ? exp2f(low - top) : 0.0f;
+  high = high > UNSEEN ? exp2f(high - top) : 0.0f;
   weights[head][lane] = low;
   weights[head][lane + 32] = high;
   float sum = warp_sum(low + high);
@@ -112,7 +113,7 @@ attention_of_chunks(const float *tops, const float *sums, const float *parts, T 
   top = block_max(top);
   for (int c = threadIdx.x; c < n.chunks; c += JOINED) {
     float whole = sums[of_head + c];
-    factors[c] = whole > 0 ? expf(tops[of_head + c] - top) : 0.0f;
+    factors[c] = whole > 0 ? exp2f(tops[of_head + c] - top) : 0.0f;
     sum += factors[c] * whole;
   }
   sum = block_sum(sum);  // and all factors are there
@@ -127,5 +128,5 @@ attention_of_chunks(const float *tops, const float *sums, const float *parts, T 
     for (int i = column; i < JOINED; i += D) out += shares[i];
     narrow(sum > 0 ? out / sum : 0.0f, o[batch * os.batch + blockIdx.x * os.head + column]);
   }
-  if (threadIdx.x == 0) log_sum[batch * n.heads + blockIdx.x] = sum > 0 ? top * LOG2_E + log2f(sum) : 0.0f;
+  if (threadIdx.x == 0) log_sum[batch * n.heads + blockIdx.x] = sum > 0 ? top + log2f(sum) : 0.0f;
 }

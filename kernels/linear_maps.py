@@ -9,7 +9,7 @@ Accuracy and bits: as product.py.
 
 import math
 
-from ..backend import gemm
+from ..backend import float32_products, gemm
 from . import cuda, few_rows
 from .half import all_half, is_half, narrow
 from .native import contiguous, runs
@@ -58,9 +58,11 @@ def rows(x):
 
 
 def cuda_supports(xp, x, *weights):
+    in_parts = x.dtype == np.float32 and float32_products() == "high"  # as product.py does
     return (
         cuda.runs(xp, x, *weights)
         and x.ndim > 1
+        and not in_parts
         and all(w.ndim == 2 and w.shape[1] == x.shape[-1] for w in weights)
     )
 

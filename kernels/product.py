@@ -12,6 +12,9 @@ reaches the same 90 to 100 % of the peak of its multiplications.
 Matrices of bfloat16 are multiplied exactly and added up in float32: by avx512_bf16 two
 multiplications a lane and instruction, which doubles the rate; elsewhere by widening in registers.
 
+Float32 within `with tg.matmul_precision("high"):` is split into two bfloat16's, a = a1 + a2, and
+a1 b1 + a1 b2 + a2 b1 is one product of them, three times as deep:  [a2 a1 a1] [b1; b2; b1].
+
 Each entry is summed over k in one order: the same bits with any number of threads. (At the base
 level products are BLAS's, which promises nothing of the kind.)
 Accuracy: as any product's, k ulp of |A| |B| at worst, sqrt(k) usually.
@@ -19,10 +22,10 @@ Accuracy: as any product's, k ulp of |A| |B| at worst, sqrt(k) usually.
 
 import numpy as np
 
-from ..backend import gemm
+from ..backend import float32_products, gemm
 from . import cuda, few_rows, half
 from .half import all_half
-from .native import call, level, run, runs
+from .native import SINGLE, call, level, run, runs
 
 WORTH = 1 << 17  # multiplications; numpy's call costs less below
 
@@ -59,9 +62,18 @@ def product(a, b, out=None, add=False):
             out += a @ b
             return out
         return np.matmul(a, b, out=out)
+    if a.dtype == SINGLE and float32_products() == "high":
+        return product(parts(a, 1, 0), parts(b, 0, 1), out, add)
     run("product", a, *steps(a), b, *steps(b), out, out.strides[0] // out.itemsize,
         *out.shape, a.shape[1], int(add))  # fmt: skip
     return out
+
+
+def parts(x, axis, low):
+    """[x1 x1 x2] along the axis, x2 at place `low`: the nearest bfloat16 to x, and to x - x1."""
+    high = half.narrow(x)
+    rest = half.narrow(x - half.widen(high))
+    return np.concatenate([rest if i == low else high for i in range(3)], axis=axis)
 
 
 def steps(a):
@@ -71,8 +83,8 @@ def steps(a):
 
 # ------------------------------------------------------------------------------------ on CUDA
 #
-# By cuBLAS, halves by tensor cores (see half_product.py), and float32 too where TF32 is allowed; a
-# few rows by few_rows.py.
+# By cuBLAS, halves by tensor cores (see half_product.py), float32 too where it may be TF32 or parts;
+# a few rows by few_rows.py.
 
 
 def cuda_supports(xp, a, b):
@@ -83,7 +95,22 @@ def cuda_supports(xp, a, b):
 def cuda_forward(xp, a, b):
     if few_rows.fits(xp, a, b.T):
         return few_rows.products(xp, a, b.T)[0]
+    if a.dtype == SINGLE and float32_products() == "high":
+        return gemm(cuda_parts(xp, a, 1, 0), cuda_parts(xp, b, 0, 1), a.dtype)
     return gemm(a, b, a.dtype)
+
+
+def cuda_parts(xp, x, axis, low):
+    """As `parts`, in x's own order in memory."""
+    if x.flags.f_contiguous and not x.flags.c_contiguous:
+        return cuda_parts(xp, x.T, 1 - axis, low).T
+    (x,) = cuda.contiguous(xp, x)
+    y = xp.empty([3 * n if i == axis else n for i, n in enumerate(x.shape)], half.BFLOAT16)
+    run = x[0].size if axis else x.size  # numbers that lie together in each part
+    v = cuda.width(run, x)
+    cuda.launch(xp, "product", f"split<{v}>", cuda.blocks(x.size // v),
+                (x, y, cuda.i8(x.size), cuda.i8(run), cuda.i4(low)))  # fmt: skip
+    return y
 
 
 on_cuda = cuda.Twin(cuda_supports, cuda_forward)

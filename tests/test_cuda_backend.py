@@ -123,6 +123,52 @@ def test_tf32_is_used_where_it_is_allowed_and_nowhere_else(cuda):
 
 
 @device
+@pytest.mark.parametrize("turned", ["", "a", "b", "ab"])
+@pytest.mark.parametrize("k", [96, 97])
+def test_products_in_parts_miss_no_more_than_they_say(cuda, k, turned):
+    a, b = numbers(64, k).astype("f4"), numbers(k, 83).astype("f4")
+    x, y = (tg.tensor(m.T, device="cuda").mT if name in turned else tg.tensor(m, device="cuda")
+            for name, m in (("a", a), ("b", b)))  # fmt: skip
+    with tg.matmul_precision("high"):
+        found = (x @ y).numpy()
+        wide = (x.astype("float64") @ y.astype("float64")).numpy()
+    exact, scale = a.astype("f8") @ b, np.abs(a).astype("f8") @ np.abs(b)
+    error = np.abs(found - exact) / scale
+    assert 2.0**-21 < error.max() < 3 * 2.0**-16 + 1e-6  # the parts, and sums in float32
+    np.testing.assert_allclose(wide, exact, rtol=1e-12)
+    assert np.abs((x @ y).numpy() - exact).max() < 1e-6 * scale.max()
+
+
+@device
+def test_the_inner_one_of_two_precisions_is_in_force(cuda):
+    a, b = numbers(64, 96).astype("f4"), numbers(96, 80).astype("f4")
+    x, y = tg.tensor(a, device="cuda", requires_grad=True), tg.tensor(b, device="cuda")
+    exact, scale = a.astype("f8") @ b, np.abs(a).astype("f8") @ np.abs(b)
+
+    def error():
+        return (np.abs((x @ y).numpy() - exact) / scale).max()
+
+    with tg.matmul_precision("high"):
+        high = error()
+        with tg.allow_tf32():
+            tf32 = error()
+        assert error() == high
+    with tg.allow_tf32():
+        with tg.matmul_precision("high"):
+            assert error() == high
+        with tg.matmul_precision("highest"):
+            highest = error()
+        assert error() == tf32
+        product = x @ y
+    assert error() == highest
+    assert highest < 2.0**-21 < high < 2.0**-14 < tf32
+    cotangent, true = np.ones((64, 80), "f4"), np.tile(b.sum(1, dtype="f8"), (64, 1))
+    with tg.matmul_precision("high"):
+        (slope,) = tg.grad(product, [x], tg.tensor(cotangent, device="cuda"))
+    assert 0 < np.abs(slope.numpy() - true).max() < 2.0**-14 * np.abs(b).sum(1).max()
+
+
+@device
 def test_a_training_step_waits_for_nothing(cuda):
     from cuda_sim.standin import Count, allow_synchronize
 

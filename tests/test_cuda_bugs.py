@@ -97,9 +97,9 @@ BUGS = [
     ("dropout.cu", "(first + i) / 4", "first / 4", ("dropout", HALF), VALUES),
     # cross-entropy
     ("linear_cross_entropy.cu", "  T m = block_max", "  if (threadIdx.x >= v) return;\n  T m = block_max", EACH, "diverged|wrong mask"),
-    ("linear_cross_entropy.cu", "sum = sum * power(largest - m) +", "sum = sum +", NLL, VALUES),
+    ("linear_cross_entropy.cu", "    sum *= power(largest - m);\n", "", NLL, VALUES),
     ("linear_cross_entropy.cu", "given < 0 ? T(0) : logarithm", "logarithm", NLL, VALUES),
-    ("linear_cross_entropy.cu", "i == target ?", "i == target + 1 ?", NLL, VALUES),
+    ("linear_cross_entropy.cu", "i + j == target ? -others", "i + j == target + 1 ? -others", NLL, VALUES),
     ("linear_cross_entropy.cu", "target < 0 ? T(0) : slopes", "slopes", NLL, VALUES),
     ("linear_cross_entropy.cu", "top[blockIdx.x] = m", "top[0] = m", NLL, RACE),
     ("linear_cross_entropy.cu", "  __syncthreads();  // all have read the target's logit: one may write over it\n", "", "chunks", RACE),

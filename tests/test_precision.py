@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tinygrad_ml as tg
-from tinygrad_ml import op
+from tinygrad_ml import kernels, op
 from tinygrad_ml.testing import GradientError, check_precision, registry
 from tinygrad_ml.testing.precision import LOW
 from tinygrad_ml.testing.strategies import Domain, Draw
@@ -86,3 +88,119 @@ def test_what_the_dtype_cannot_hold_is_left_out():
     case = registry.Case((np.array([1e30]), np.array([2.0])), {})
     assert check_precision(spec, case, "float16") is None
     assert check_precision(spec, registry.Case((np.ones(2), np.ones(2)), {}), "float16") is not None
+
+
+# ---------------------------------------------------------------- products of float32 in parts
+
+
+in_parts = pytest.mark.skipif(
+    kernels.level() not in ("v3", "v4"), reason="float32 products are numpy's here"
+)
+
+
+def spread(rng, *shape):
+    """Numbers of all sizes from 2^-10 to 2^10, with all bits of a float32 in use."""
+    return (rng.standard_normal(shape) * 2.0 ** rng.integers(-10, 10, shape)).astype("float32")
+
+
+def error_of(y, a, b):
+    """The greatest error, relative to |a| |b|."""
+    size = abs(a).astype("float64") @ abs(b).astype("float64")
+    return (abs(y - a.astype("float64") @ b.astype("float64")) / size).max()
+
+
+@in_parts
+@given(
+    st.sampled_from([(64, 64, 64), (9, 500, 33), (70, 900, 110), (129, 97, 65)]),
+    st.sampled_from(["CC", "CF", "FC", "FF"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_products_in_parts_miss_at_most_three_of_2_to_the_minus_16(shape, layouts, seed):
+    (m, k, n), rng = shape, np.random.default_rng(seed)
+    a, b = (np.asarray(spread(rng, *s), order=order)
+            for s, order in zip(((m, k), (k, n)), layouts, strict=True))  # fmt: skip
+    with tg.matmul_precision("high"):
+        found = (tg.tensor(a) @ tg.tensor(b)).numpy()
+    assert found.dtype == "float32"
+    sums = 2.0**-24 * (4 + (3 * k) ** 0.5)  # roundings of float32, as if at random
+    assert error_of(found, a, b) <= 3 * 2.0**-16 + sums
+
+
+@in_parts
+def test_the_parts_of_a_number_add_up_to_it():
+    """To 2^-16 of it, ties of bfloat16's rounding and what lies beside them included."""
+    x = np.arange(2**23, 2**23 + 2**17, dtype=np.float32) * np.float32(2.0**-23)
+    x = np.concatenate([x, -3 * x, x * np.float32(1e-30)]).reshape(3, -1)
+    low, high, again = np.split(kernels.product.parts(x, 1, 0).astype("float64"), 3, axis=1)
+    assert (high == again).all()
+    assert (abs(low) <= 2.0**-8 * abs(x)).all()
+    assert (abs(high + low - x) <= 2.0**-16 * abs(x)).all()
+
+
+@in_parts
+def test_float32_is_the_default_and_each_pass_goes_by_what_is_in_force():
+    rng = np.random.default_rng(0)
+    a, b, g = spread(rng, 64, 65), spread(rng, 65, 66), spread(rng, 64, 66)
+    x = tg.tensor(a, requires_grad=True)
+
+    def both_ways(forward, backward):
+        with tg.matmul_precision(forward):
+            y = x @ tg.tensor(b)
+        with tg.matmul_precision(backward):
+            (slope,) = tg.grad(y, [x], g)
+        return y.numpy().tobytes(), slope.numpy().tobytes()
+
+    exact, rough = both_ways("highest", "highest"), both_ways("high", "high")
+    assert exact[0] != rough[0] and exact[1] != rough[1]
+    assert both_ways("high", "highest") == (rough[0], exact[1])
+    assert both_ways("highest", "high") == (exact[0], rough[1])
+    y = x @ tg.tensor(b)
+    assert (y.numpy().tobytes(), tg.grad(y, [x], g)[0].numpy().tobytes()) == exact
+
+
+@in_parts
+def test_linear_maps_and_the_loss_go_by_the_precision_too():
+    rng = np.random.default_rng(0)
+    x, w, targets = spread(rng, 64, 65), spread(rng, 66, 65), rng.integers(66, size=64)
+    maps, loss = tg.functional.linear_maps, tg.linear_cross_entropy
+    for f in (lambda: maps(x, w)[0], lambda: loss(x, w, targets)):
+        exact = np.asarray(f())
+        with tg.matmul_precision("high"):
+            assert (np.asarray(f()) != exact).any()
+
+
+@in_parts
+def test_precision_ends_with_its_block_and_changes_nothing_else():
+    rng = np.random.default_rng(0)
+    wide, batches = rng.standard_normal((64, 64)), spread(rng, 3, 64, 64)
+    few = spread(rng, 4, 64), spread(rng, 64, 1000)
+
+    def products():
+        pairs = (wide, wide), (batches, batches), few
+        return [(tg.tensor(a) @ tg.tensor(b)).numpy().tobytes() for a, b in pairs]
+
+    expected = products()
+    with tg.matmul_precision("high"):
+        assert products() == expected
+    one = (tg.tensor(batches[0]) @ tg.tensor(batches[1])).numpy()
+    with pytest.raises(KeyError), tg.matmul_precision("high"):
+        raise KeyError
+    np.testing.assert_array_equal((tg.tensor(batches[0]) @ tg.tensor(batches[1])).numpy(), one)
+
+
+@in_parts
+def test_products_in_parts_are_the_same_bits_with_any_number_of_threads():
+    rng = np.random.default_rng(0)
+    a, b = tg.tensor(spread(rng, 300, 257)), tg.tensor(spread(rng, 257, 400))
+    before, found = kernels.get_num_threads(), []
+    for threads in (1, 2, 3, 8):
+        kernels.set_num_threads(threads)
+        with tg.matmul_precision("high"):
+            found.append((a @ b).numpy().tobytes())
+    kernels.set_num_threads(before)
+    assert len(set(found)) == 1
+
+
+def test_a_precision_that_there_is_not():
+    with pytest.raises(ValueError, match="matmul_precision: got 'medium', expected 'highest'"):
+        tg.matmul_precision("medium")

@@ -14,7 +14,7 @@ from . import functional, io, linalg, nn, ops, optim
 from .ops import *
 from .arrays import *  # after ops: with numpy's signatures, tg.sum(x, 0)
 from .autograd import GraphError, Op, detect_anomaly, grad, is_recording, no_grad, op
-from .backend import DeviceError, allow_tf32
+from .backend import DeviceError, allow_tf32, matmul_precision
 from .creation import *
 from .dtypes import bfloat16, float16, float32, float64, int8, int16, int32, int64, uint8
 from .functional import *

@@ -59,6 +59,7 @@ def expressions():
                 "cross_entropy_backward", [f"{t},{s},{v}" for t, s in NARROWED for v in (1, ALL[t])]
             ),
         ],
+        "product": each("split", (1, 4)),
         "quantized_matmul": each("quantized_matmul", ("Q4_0", "Q4_1", "Q8_0")),
         "rms_norm": [
             *each("rms_norm_forward rms_norm_backward", wide),
