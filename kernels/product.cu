@@ -18,5 +18,10 @@ __global__ void split(const float *x, __nv_bfloat16 *parts, long long n, long lo
   }
   __nv_bfloat16 *to = parts + i / run * 3 * run + i % run;
 #pragma unroll
-  for (int p = 0; p < 3; p++) store<V>(p == low ? rest : high, to + p * run);
+  for (int p = 0; p < 3; p++) {
+    float part[V];  // not a pointer to either, which would send both through memory
+#pragma unroll
+    for (int j = 0; j < V; j++) part[j] = p == low ? rest[j] : high[j];
+    store<V>(part, to + p * run);
+  }
 }

@@ -251,9 +251,9 @@ def matmul_precision(precision):
     a = a1 + a2 + rest, a1 the nearest bfloat16 to a and a2 to a - a1, so |a2| <= 2^-8 |a| and
     |rest| <= 2^-16 |a|; b likewise. Added up, in float32, is a1 b1 + a1 b2 + a2 b1. Missing are
     a2 b2 and what the rests would add: at most 3 2^-16 |a| |b|, in sums of random terms some 2^-19
-    where float32 has 2^-22. On a GPU's tensor cores three products of halves are to take a fifth of
-    float32's time. A CPU's bfloat16 is twice as fast at best: 1.4 to 2.2 times float32's time was
-    measured, so there it only shows what a GPU would compute.
+    where float32 has 2^-22. On a GPU's tensor cores three products of halves should take a quarter
+    of float32's time. A CPU's bfloat16 is twice as fast at best: 1.4 to 2.5 times float32's time
+    was measured, so there it only shows what a GPU would compute.
 
     "highest", the default, is float32 throughout. Forward and backward each go by what is in force
     when they run, which of this and allow_tf32 is the inner one. Nothing changes for other dtypes,
