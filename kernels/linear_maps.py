@@ -12,7 +12,7 @@ import math
 from ..backend import float32_products, gemm
 from . import cuda, few_rows
 from .half import all_half, is_half, narrow
-from .native import contiguous, runs
+from .native import SINGLE, contiguous, runs
 from .product import product
 
 
@@ -58,7 +58,7 @@ def rows(x):
 
 
 def cuda_supports(xp, x, *weights):
-    in_parts = x.dtype == np.float32 and float32_products() == "high"  # as product.py does
+    in_parts = x.dtype == SINGLE and float32_products() == "high"  # as product.py does
     return (
         cuda.runs(xp, x, *weights)
         and x.ndim > 1

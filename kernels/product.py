@@ -83,8 +83,8 @@ def steps(a):
 
 # ------------------------------------------------------------------------------------ on CUDA
 #
-# By cuBLAS, halves by tensor cores (see half_product.py), float32 too where it may be TF32 or parts;
-# a few rows by few_rows.py.
+# By cuBLAS, halves by tensor cores (see half_product.py), float32 too where it may be TF32 or in
+# parts; a few rows by few_rows.py.
 
 
 def cuda_supports(xp, a, b):
