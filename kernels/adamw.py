@@ -48,14 +48,22 @@ def row(u, b1, b2):
 # ------------------------------------------------------------------------------------ on CUDA
 
 
-MOST = 50  # parameters in one launch, as in adamw.cu: a table of less than 4 KB
+MOST = 45  # parameters in one launch, as in adamw.cu: a table of less than 4 KB
 CHUNK = 4096  # entries of a block
+HALVES = ("float16", "bfloat16")
 
 
 def cuda_supports(xp, updates, *, betas, eps):
-    known = ("float32", "float64")
-    return cuda.runs(xp, *[a for u in updates for a in (u.w, u.g, *u.slots)], dtypes=known) and all(
-        a.shape == u.w.shape and a.flags.c_contiguous for u in updates for a in (u.w, *u.slots)
+    """Gradients of the weights' dtype, or of halves that the weights are left in, too."""
+    wide = [a for u in updates for a in (u.w, *u.slots)]
+    gradients = [u.g for u in updates]
+    narrow = [u.rounded for u in updates if u.rounded is not None]
+    return (
+        cuda.runs(xp, *wide, dtypes=("float32", "float64"))
+        and (cuda.runs(xp, *wide, *gradients) or cuda.runs(xp, *gradients, *narrow, dtypes=HALVES))
+        and (not narrow or gradients[0].dtype == narrow[0].dtype)
+        and all(a.shape == u.w.shape for u in updates for a in (u.g, *u.slots))
+        and all(a.flags.c_contiguous for a in (*wide, *narrow))
     )
 
 
@@ -64,7 +72,8 @@ def cuda_forward(xp, updates, *, betas, eps):
     for i in range(0, len(updates), MOST):
         some = [u._replace(g=cuda.contiguous(xp, u.g)[0]) for u in updates[i : i + MOST]]
         table, blocks = cuda_table(some, b1, b2)
-        cuda.launch(xp, "adamw", f"adamw_step<{cuda.type_of(some[0].w)}>", blocks,
+        kinds = f"{cuda.type_of(some[0].w)},{cuda.type_of(some[0].g)}"
+        cuda.launch(xp, "adamw", f"adamw_step<{kinds}>", blocks,
                     (table, cuda.i4(len(some)), np.float64(b1), np.float64(b2),
                      np.float64(eps)))  # fmt: skip
 
@@ -73,14 +82,14 @@ def cuda_table(updates, b1, b2):
     """The Table of adamw.cu, which cupy hands over by value, and the number of blocks."""
     table, first = np.zeros((), [("of", ROW, MOST)]), 0
     for i, u in enumerate(updates):
-        pointers = [a.data.ptr for a in (u.w, *u.slots, u.g)]
-        there = 0 if u.numbers is None else u.numbers.data.ptr
-        table["of"][i] = (*pointers, u.w.size, first, *u.factors(b1, b2), there)
+        arrays = (u.w, *u.slots, u.g, u.rounded)
+        pointers = [0 if a is None else a.data.ptr for a in (*arrays, u.numbers)]
+        table["of"][i] = (*pointers[:-1], u.w.size, first, *u.factors(b1, b2), pointers[-1])
         first += cuda.blocks(u.w.size, CHUNK)
     return table, first
 
 
-ROW = np.dtype([(name, "u8") for name in ("w", "m", "v", "g")]
+ROW = np.dtype([(name, "u8") for name in ("w", "m", "v", "g", "rounded")]
                + [("n", "i8"), ("first", "i8")]
                + [(name, "f8") for name in ("keep", "rate", "correction")]
                + [("numbers", "u8")])  # fmt: skip

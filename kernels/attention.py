@@ -82,8 +82,8 @@ def scale_of(q, scale):
 THREADS = 128  # as in attention.cu
 WIDTHS = (32, 64, 128)  # of a head; one in between is filled up with zeros
 HALVES = {  # rows and columns of a tile, by width: as many rows as the sums leave registers for
-    "forward": {32: (128, 64), 64: (128, 64), 128: (128, 32)},
-    "dq": {32: (128, 64), 64: (128, 32), 128: (64, 64)},
+    "forward": {32: (128, 64), 64: (128, 128), 128: (128, 32)},
+    "dq": {32: (128, 64), 64: (128, 64), 128: (128, 32)},
     "dkv": {32: (128, 32), 64: (64, 64), 128: (64, 64)},
 }
 FLOATS = (32, 32)  # four lanes a row

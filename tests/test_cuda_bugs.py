@@ -114,8 +114,10 @@ BUGS = [
     # adamw
     ("adamw.cu", "min(start + CHUNK, p.n)", "start + CHUNK", "adamw", "out of bounds|race|unwritten"),
     ("adamw.cu", ".first <= blockIdx.x", ".first < blockIdx.x", "adamw", VALUES),
-    ("adamw.cu", "sqrt(v) * correction", "sqrt(v)", "adamw", VALUES),
-    ("adamw.cu", "i += blockDim.x", "i += blockDim.x - 1", "adamw", RACE),
+    ("adamw.cu", "sqrt(v[j]) * correction", "sqrt(v[j])", "adamw", VALUES),
+    ("adamw.cu", "i += blockDim.x * V", "i += blockDim.x", "adamw", RACE),
+    ("adamw.cu", "store<V>(w, p.rounded + i)", "store<V>(m, p.rounded + i)", ("adamw", HALF), VALUES),
+    ("adamw.cu", "load<V>(p.g + i, g)", "load<V>(p.g + i + 1, g)", ("adamw", HALF), "misaligned|out of bounds"),
     # quantised
     ("quantized_matmul.cu", "lane == 0 && first + k < m", "lane == 0", "quantised", BOUNDS),
     ("quantized_matmul.cu", "min(first + k, m - 1)", "(first + k)", "quantised", BOUNDS),
@@ -173,7 +175,7 @@ BUGS = [
 
 def run(case, dtype, device):
     if case == "adamw":
-        return correct.test_adamw_steps_as_on_the_cpu(device, "float32")
+        return correct.test_adamw_steps_as_on_the_cpu(device, dtype)
     if case in ("scaled", "squares"):
         return correct.test_gradients_are_scaled_as_on_the_cpu(device, "float32")
     if case == "chunks":

@@ -40,6 +40,7 @@ class Update(NamedTuple):
     decay: float
     steps: int
     numbers: Any = None  # of AdamW in a CUDA graph: its factors, on the device
+    rounded: Any = None  # of AdamW on a GPU: the parameter's half array, to be written along with w
 
     def factors(self, b1, b2):
         """The numbers of Adam's formula that change from step to step: see there."""
@@ -103,7 +104,7 @@ class Optimizer:
             self.update_all(updates)
             for (name, p, _), done in zip(some, updates, strict=True):
                 self.state[name]["steps"] = done.steps
-                if done.w is p.data:
+                if done.w is p.data or done.rounded is p.data:
                     p.version[0] += 1
                 else:
                     p.assign_(done.w)
@@ -120,10 +121,14 @@ class Optimizer:
     def _update(self, name, p, group, lr):
         state = self._state(name, p)
         w, slots = self._weights(name, p, state), [state[slot] for slot in self.slots]
-        g = p.grad.data.astype(w.dtype, copy=False)
+        g = self._gradient(p, w)
         namespace([w, g, *slots])  # refuses two devices
         decay = group["weight_decay"] if self.decays(p) else 0.0
         return Update(w, g, slots, group, lr, decay, state["steps"] + 1)
+
+    def _gradient(self, p, w):
+        """Its array, in w's dtype."""
+        return p.grad.data.astype(w.dtype, copy=False)
 
     def _state(self, name, p):
         """The slots of a parameter, zero before its first step."""
@@ -272,6 +277,9 @@ class Adam(Optimizer):
         for settings, some in _by_settings(updates):
             adamw([self.plain(u) for u in some], **settings)
 
+    def _gradient(self, p, w):
+        return p.grad.data if _in_halves(p) else super()._gradient(p, w)
+
     def plain(self, u):
         """The update without what AdamW does not do: a decay within the gradient."""
         return u._replace(g=u.g + u.decay * u.w, decay=0.0) if u.decay else u
@@ -282,6 +290,8 @@ class Adam(Optimizer):
 
     def _update(self, name, p, group, lr):
         u = super()._update(name, p, group, lr)
+        if _in_halves(p):
+            u = u._replace(rounded=p.data)
         if self.numbers is None or not is_recorded():
             return u
         if name not in self.numbers:
@@ -333,9 +343,9 @@ def _by_settings(updates):
     """Pairs ({betas, eps}, the updates of one dtype that share them)."""
     found = {}
     for u in updates:
-        key = (tuple(u.group["betas"]), u.group["eps"], u.w.dtype)
+        key = (tuple(u.group["betas"]), u.group["eps"], u.w.dtype, u.g.dtype)
         found.setdefault(key, []).append(u)
-    return [({"betas": betas, "eps": eps}, some) for (betas, eps, _), some in found.items()]
+    return [({"betas": betas, "eps": eps}, some) for (betas, eps, *_), some in found.items()]
 
 
 @accelerated(kernels.adamw)
@@ -344,8 +354,10 @@ def adamw(updates, *, betas, eps):
     for u in updates:
         xp = namespace([u.w, u.g, *u.slots])
         for w, g, m, v in _pieces(xp, u.w, u.g, *u.slots):
-            plain = u.factors(*betas)
+            plain, g = u.factors(*betas), g.astype(w.dtype, copy=False)
             _descend(w, g, m, v, betas, eps, u.decay, *(plain if u.numbers is None else u.numbers))
+        if u.rounded is not None:
+            u.rounded[...] = u.w
 
 
 def _descend(w, g, m, v, betas, eps, decay, keep, rate, correction):
@@ -400,13 +412,18 @@ def _turns(ready):
     turn, copied = [], 0
     for entry in ready:
         p = entry[1]
-        copied += p.size if _working_dtype(p) != p.dtype else 0
+        copied += p.size if _working_dtype(p) != p.dtype and not _in_halves(p) else 0
         if copied > COPIES and turn:
             yield turn
             turn, copied = [], p.size
         turn.append(entry)
     if turn:
         yield turn
+
+
+def _in_halves(p):
+    """Whether AdamW's kernel takes its gradients and leaves it as they are, in a half type."""
+    return p.dtype in dtypes.HALF and namespace([p.data]) is not np
 
 
 def _working_dtype(p):

@@ -21,6 +21,7 @@ from tinygrad_ml.kernels import attention, cuda
 FILE = Path(__file__).parent / "cuda_resources.json"
 KERNELS = Path(__file__).parents[2] / "kernels"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
+HALVES = ("__half", "__nv_bfloat16")
 ALL = {"float": 4, "double": 2, "__half": 8, "__nv_bfloat16": 8}  # numbers in 16 bytes
 NARROWED = [("double", "double"), *(("float", t) for t in ALL if t != "double")]
 TENSOR = {name: cuda.TYPES[name] for name in ("float32", "float16", "bfloat16")}
@@ -36,7 +37,7 @@ def expressions():
 
     plain = ("float", "double")
     return {
-        "adamw": each("adamw_step", plain),
+        "adamw": each("adamw_step", [f"{t},{t}" for t in plain] + [f"float,{t}" for t in HALVES]),
         "attention": [
             *each("attention_delta", TENSOR.values()),
             *(attention.spelled(name, *head) for name in attention.HALVES for head in heads),
