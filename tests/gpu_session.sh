@@ -49,7 +49,7 @@ measure() { # part of the benchmark, seconds at most
 if [ ${#rehearse[@]} -gt 0 ]; then
     part tests 60 pytest -q -n0 -m gpu tests/test_cuda_graph.py
 else
-    part tests 900 pytest -q -n4 -m gpu tests --ignore=tests/oracles  # which are for the CPU
+    part tests 900 pytest -q -m gpu tests --ignore=tests/oracles  # which are for the CPU
 fi
 measure kernels 600
 measure train-15M 300

@@ -262,12 +262,14 @@ PADDED = np.array([[True] * 4, [False, False, True, True]])
 @device
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("mask", [None, PADDED])
-def test_a_recorded_token_is_the_models_own(cuda, dtype, mask):
+def test_a_recorded_token_is_the_models_own(cuda, dtype, mask, request):
+    """To the bit; but cuBLAS may add up float32 in another order while it is recorded."""
     model = decoder(dtype)
     ids, logprobs = model.generate(ROWS, 9, mask=mask, eos=(), return_logprobs=True)
     wanted, theirs = one_by_one(model, ROWS, 9, mask)
     np.testing.assert_array_equal(ids, wanted)
-    np.testing.assert_array_equal(logprobs, theirs)
+    by_cublas = dtype == "float32" and "real" in request.node.callspec.id
+    np.testing.assert_allclose(logprobs, theirs, rtol=2e-6 if by_cublas else 0)
 
 
 @device
