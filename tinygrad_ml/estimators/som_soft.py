@@ -9,6 +9,7 @@ Heskes 1999; Graepel, Burger & Obermayer 1998
 import math
 
 from .. import functional, ops
+from ..arrays import full_precision
 
 
 def local_errors(x, codebook, neighborhood):
@@ -38,8 +39,9 @@ def free_energy(x, codebook, neighborhood, temperature=1.0):
     """The mean of -T log(sum_i exp(-e_i(x) / T) / k), one number: what training should lower
 
     Its gradient is sum_i p_i(x) d(e_i): an expectation-maximisation step lowers it too. At T = 0
-    it is the mean of min_i e_i(x), Heskes' energy.
+    it is the mean of min_i e_i(x), Heskes' energy. Of half types it is returned in float32, as a
+    loss is: where the errors are small it is a difference from log k.
     """
-    scaled = -local_errors(x, codebook, neighborhood) / temperature
+    scaled = -full_precision(local_errors(x, codebook, neighborhood)) / temperature
     lowered = ops.logsumexp(scaled - math.log(scaled.shape[1]), axis=1)
     return -temperature * functional.mean(lowered)
