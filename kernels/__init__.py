@@ -16,6 +16,7 @@ TINYGRAD_ML_KERNELS=off|base|v3|v4|amx is a ceiling (amx: no ceiling).
 
 from . import (
     adamw,
+    add,
     add_rms_norm,
     attention,
     best_matching_units,

@@ -86,6 +86,9 @@ BUGS = [
     ("few_rows.cu", "start += AHEAD * 32 * V", "start += 32 * V", "linear maps of long rows", VALUES),
     ("few_rows.cu", "if (r >= few) break;", "", "linear maps of a few rows", BOUNDS),
     ("few_rows.cu", "y[r * m + row]", "y[r + row * few]", "linear maps of a few rows", VALUES),
+    # add
+    ("add.cu", "if (i >= n) return", "if (i > n) return", "halves added", BOUNDS),
+    ("add.cu", "load<V>(b + i, more)", "load<V>(a + i, more)", "halves added", VALUES),
     # swiglu, dropout
     ("swiglu.cu", "if (i >= n) return;\n  Wide<T> a[V], b[V];\n", "if (i > n) return;\n  Wide<T> a[V], b[V];\n", "swiglu", BOUNDS),
     ("swiglu.cu", "T *y, long long n) {\n  long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * V", "T *y, long long n) {\n  long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x)", "swiglu, wide", "misaligned"),
@@ -178,6 +181,8 @@ def run(case, dtype, device):
         return correct.test_adamw_steps_as_on_the_cpu(device, dtype)
     if case in ("scaled", "squares"):
         return correct.test_gradients_are_scaled_as_on_the_cpu(device, "float32")
+    if case == "halves added":
+        return correct.test_halves_are_added_to_the_bits_of_the_cpu(device, HALF, 72)
     if case == "chunks":
         with pytest.MonkeyPatch.context() as patch:
             return correct.test_cross_entropy_in_chunks_of_logits(device, patch)

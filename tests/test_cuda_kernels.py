@@ -149,6 +149,27 @@ def test_cross_entropy_in_chunks_of_logits(cuda, monkeypatch):
     test_values_and_gradients(cuda, "linear_cross_entropy", "float32")
 
 
+@pytest.mark.parametrize("n", [72, 7])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_halves_are_added_to_the_bits_of_the_cpu(cuda, dtype, n):
+    """Values, and the cotangents of what is used twice: in float32, and rounded once."""
+
+    def sums(device):
+        a, b, g = (tg.tensor(numbers(3, n, seed=i), dtype=dtype, device=device, requires_grad=True)
+                   for i in range(3))  # fmt: skip
+        y = a * b + a * 2
+        return [y + a, y.T + a.T, *tg.grad(y, [a, b], cotangent=g)]
+
+    with cuda():
+        found = sums("cuda")
+    for x, wanted in zip(found, sums("cpu"), strict=True):
+        np.testing.assert_array_equal(x.numpy(), wanted.numpy())
+    y, a = (x.astype("f8").numpy() for x in (found[0], tg.tensor(numbers(3, n), dtype=dtype)))
+    b = tg.tensor(numbers(3, n, seed=1), dtype=dtype).astype("f8").numpy()
+    bound = 2 * float(ml_dtypes.finfo(found[0].dtype).eps)  # three roundings of half of eps
+    np.testing.assert_allclose(y, a * b + 3 * a, rtol=0, atol=bound * np.abs(y).max())
+
+
 @pytest.mark.parametrize("n", [1001, 1012])
 def test_dropout_has_the_bits_of_the_cpu(cuda, n):
     """A number at a time and, where that is even, 16 bytes."""

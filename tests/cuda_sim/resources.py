@@ -38,6 +38,7 @@ def expressions():
     plain = ("float", "double")
     return {
         "adamw": each("adamw_step", [f"{t},{t}" for t in plain] + [f"float,{t}" for t in HALVES]),
+        "add": each("add", [f"{h},{v}" for h in HALVES for v in (1, ALL[h])]),
         "attention": [
             *each("attention_delta", TENSOR.values()),
             *(attention.spelled(name, *head) for name in attention.HALVES for head in heads),
