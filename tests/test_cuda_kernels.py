@@ -170,14 +170,19 @@ def test_halves_are_added_to_the_bits_of_the_cpu(cuda, dtype, n):
     np.testing.assert_allclose(y, a * b + 3 * a, rtol=0, atol=bound * np.abs(y).max())
 
 
-@pytest.mark.parametrize("n", [1001, 1012])
-def test_dropout_has_the_bits_of_the_cpu(cuda, n):
-    """A number at a time and, where that is even, 16 bytes."""
-    x = numbers(n).astype("f4")
-    rngs = [np.random.default_rng(5) for _ in range(2)]
+@pytest.mark.parametrize("n", [1001, 1016])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_dropout_has_the_bits_of_the_cpu(cuda, dtype, n):
+    """A number at a time and, where that is even, 16 bytes; both ways."""
+
+    def dropped(device):
+        x = tg.tensor(numbers(n), dtype=dtype, device=device, requires_grad=True)
+        y = F.dropout(x, 0.3, np.random.default_rng(5))
+        return y.numpy(), tg.grad(y, x, cotangent=x).numpy()
+
     with cuda():
-        y = F.dropout(tg.tensor(x, device="cuda"), 0.25, rngs[0])
-    np.testing.assert_array_equal(y.numpy(), F.dropout(tg.tensor(x), 0.25, rngs[1]).numpy())
+        found = dropped("cuda")
+    np.testing.assert_array_equal(found, dropped("cpu"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

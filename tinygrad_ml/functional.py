@@ -120,7 +120,7 @@ def dropout(x, p, rng=None):
     return dropped(x, p=p, key=int(rng.integers(2**64, dtype="uint64")))
 
 
-@op
+@op(half="native")
 def dropped(xp, x, *, p, key):
     """x with the entries dropped whose word is below 2^32 p, the others divided by 1 - p."""
     return _dropped(x, p=p, key=key)
@@ -128,6 +128,8 @@ def dropped(xp, x, *, p, key):
 
 @accelerated(kernels.dropout)
 def _dropped(x, *, p, key):
+    if x.dtype in dtypes.HALF:  # 1 / (1 - p) is not rounded to a half
+        return _dropped(x.astype(dtypes.float32), p=p, key=key).astype(x.dtype)
     xp, threshold = _xp(x), int(p * 2**32)
     words = random_words(xp, key, x.size).reshape(x.shape)
     kept = (words >= threshold).astype(x.dtype)
