@@ -1,13 +1,27 @@
+// y[p] = W[i_p]      W: (v, d)  y: (n, d)
 // dW[r] = sum of g over the places where i = r      g: (n, d)  dW: (v, d), zeros before
 //
-// `order` sorts the places by row, stably; `rows` are the sorted rows. A run of equal rows is cut
+// Forward: a block takes a row, 16 bytes at a time.
+// Backward: `order` sorts the places by row, stably; `rows` are the sorted rows. A run of equal rows is cut
 // where a multiple of 32 places begins: a block adds up a piece of one, in the order of the places.
 // A run of one piece is written at once; the pieces of a longer one are added up in their order by a
 // second kernel: no atomics, the same bits every time, and halves are summed in float32.
-// Bytes: g read once, the named rows of dW written once.
+// Bytes: forward the named rows are read and y is written, backward g is read once and the named rows
+// of dW are written once.
 #include "common.cuh"
 
 constexpr int SPAN = 32;
+
+template <class T, int V>
+__global__ void embedding_forward(const T *w, const long long *rows, T *y, long long v, int d) {
+  long long row = rows[blockIdx.x];
+  if (row < 0 || row >= v) row = (row % v + v) % v;  // counts from the other end
+  for (int i = threadIdx.x * V; i < d; i += blockDim.x * V) {
+    Wide<T> a[V];
+    load<V>(w + row * d + i, a);
+    store<V>(a, y + (long long)blockIdx.x * d + i);
+  }
+}
 
 // How many of the sorted rows at first, first + step, ... before `stop` are `row`: 32 at most.
 __device__ __forceinline__ int equal_rows(const long long *rows, long long first, int step, int stop, long long row) {

@@ -54,20 +54,32 @@ def cuda_supports(xp, weight, indices):
 
 
 def cuda_forward(xp, weight, indices):
-    """As cupy's take, an index beyond the table counts from its other end."""
-    return xp.take(weight, indices, axis=0), None
+    """As with cupy's take, an index beyond the table counts from its other end."""
+    d, rows = weight.shape[1], indices.astype(np.int64, copy=False)
+    (weight, rows), y = cuda.contiguous(xp, weight, rows), xp.empty((*rows.shape, d), weight.dtype)
+    v = cuda.width(d, weight, y)
+    cuda.launch(xp, "embedding", f"embedding_forward<{cuda.type_of(y)},{v}>", rows.size,
+                (weight, rows, y, cuda.i8(len(weight)), cuda.i4(d)),
+                threads=threads(d, v))  # fmt: skip
+    return y, None
+
+
+def threads(d, v):
+    """As many as a row has pieces of v numbers, in whole warps."""
+    return min(cuda.THREADS, 32 * cuda.blocks(d, 32 * v))
 
 
 def cuda_backward(xp, needs, g, residuals, weight, indices):
     d = weight.shape[1]
     places = indices.reshape(-1).astype(np.int64) % len(weight)
-    order = xp.argsort(places)  # cupy's is stable
+    keys = places.astype(np.min_scalar_type(len(weight) - 1))  # fewer bytes to sort by
+    order = xp.argsort(keys)  # cupy's is stable
     (g,), rows, dw = cuda.contiguous(xp, g), places[order], xp.zeros(weight.shape, weight.dtype)
     spans, sizes = cuda.blocks(places.size, SPAN), (cuda.i4(places.size), cuda.i4(d))
     pieces = xp.empty((spans, 2, d), cuda.wide(g.dtype))
     kind, v = cuda.type_of(g), cuda.width(d, g, dw)
     cuda.launch(xp, "embedding", f"embedding_pieces<{kind},{v}>", places.size,
-                (g, order, rows, dw, pieces, *sizes))  # fmt: skip
+                (g, order, rows, dw, pieces, *sizes), threads=threads(d, v))  # fmt: skip
     if spans > 1:
         cuda.launch(xp, "embedding", f"embedding_runs<{kind}>", spans - 1,
                     (rows, pieces, dw, *sizes))  # fmt: skip

@@ -108,6 +108,8 @@ BUGS = [
     ("linear_cross_entropy.cu", "  __syncthreads();  // all have read the target's logit: one may write over it\n", "", "chunks", RACE),
     ("linear_cross_entropy.cu", "  if (threadIdx.x) return;\n", "", NLL, RACE),
     # embedding
+    ("embedding.cu", "w + row * d + i, a", "w + row * d, a", "embedding", VALUES),
+    ("embedding.cu", "(row % v + v) % v", "row % v", "beyond the table", "out of bounds|values"),
     ("embedding.cu", "if (!begins && first % SPAN) return;", "", "embedding", "race|unwritten|values"),
     ("embedding.cu", "first + count == n ||", "", ("embedding", HALF), BOUNDS),
     ("embedding.cu", "order[p] * d", "p * d", "embedding", VALUES),
@@ -183,6 +185,8 @@ def run(case, dtype, device):
         return correct.test_gradients_are_scaled_as_on_the_cpu(device, "float32")
     if case == "halves added":
         return correct.test_halves_are_added_to_the_bits_of_the_cpu(device, HALF, 72)
+    if case == "beyond the table":
+        return correct.test_an_index_beyond_the_table_counts_from_its_other_end(device)
     if case == "chunks":
         with pytest.MonkeyPatch.context() as patch:
             return correct.test_cross_entropy_in_chunks_of_logits(device, patch)

@@ -149,6 +149,18 @@ def test_cross_entropy_in_chunks_of_logits(cuda, monkeypatch):
     test_values_and_gradients(cuda, "linear_cross_entropy", "float32")
 
 
+def test_an_index_beyond_the_table_counts_from_its_other_end(cuda):
+    """As with cupy's take; nobody waits to refuse it."""
+    table = tg.tensor(numbers(7, 5), dtype="float32", device="cuda", requires_grad=True)
+    places = np.array([[-1, 8, 3], [7, 0, -8]])
+    with cuda():
+        y = F.embedding(table, tg.tensor(places, device="cuda"))
+        slope = tg.grad(y, table, cotangent=y)
+    counts = np.bincount(places.ravel() % 7, minlength=7)[:, None]
+    np.testing.assert_array_equal(y.numpy(), table.numpy()[places % 7])
+    np.testing.assert_allclose(slope.numpy(), table.numpy() * counts, rtol=1e-6)
+
+
 @pytest.mark.parametrize("n", [72, 7])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_halves_are_added_to_the_bits_of_the_cpu(cuda, dtype, n):

@@ -46,7 +46,10 @@ def expressions():
         "attention_of_one": each("attention_of_chunk attention_of_chunks", heads),
         "best_matching_units": each("best_matching_units", plain),
         "dropout": each("dropout", ALL),
-        "embedding": each("embedding_backward", ALL),
+        "embedding": [
+            *each("embedding_forward embedding_pieces", wide),
+            *each("embedding_runs", ALL),
+        ],
         "few_rows": [
             f"few_rows<{t},{v},{few}>"
             for t, most in ALL.items()
