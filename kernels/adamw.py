@@ -50,7 +50,6 @@ def row(u, b1, b2):
 
 MOST = 45  # parameters in one launch, as in adamw.cu: a table of less than 4 KB
 CHUNK = 4096  # entries of a block
-HALVES = ("float16", "bfloat16")
 
 
 def cuda_supports(xp, updates, *, betas, eps):
@@ -60,7 +59,9 @@ def cuda_supports(xp, updates, *, betas, eps):
     narrow = [u.rounded for u in updates if u.rounded is not None]
     return (
         cuda.runs(xp, *wide, dtypes=("float32", "float64"))
-        and (cuda.runs(xp, *wide, *gradients) or cuda.runs(xp, *gradients, *narrow, dtypes=HALVES))
+        and (
+            cuda.runs(xp, *wide, *gradients) or cuda.runs(xp, *gradients, *narrow, dtypes=cuda.HALF)
+        )
         and (not narrow or gradients[0].dtype == narrow[0].dtype)
         and all(a.shape == u.w.shape for u in updates for a in (u.g, *u.slots))
         and all(a.flags.c_contiguous for a in (*wide, *narrow))

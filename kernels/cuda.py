@@ -15,6 +15,7 @@ import numpy as np
 FOLDER = Path(__file__).parent
 OPTIONS = ("-std=c++17", f"-I{FOLDER}")
 TYPES = {"float32": "float", "float64": "double", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+HALF = ("float16", "bfloat16")
 THREADS = 256
 i4, i8 = np.int32, np.int64
 
