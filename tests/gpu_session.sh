@@ -57,6 +57,7 @@ measure train-125M 300
 measure decode 300
 measure som 300
 measure train-1B 600
+measure graph 300
 if [ ${#rehearse[@]} -gt 0 ] || ! command -v compute-sanitizer >/dev/null; then
     note sanitizer "compute-sanitizer is not here"
 else
@@ -65,8 +66,6 @@ else
     part racecheck 900 compute-sanitizer --tool racecheck --error-exitcode 9 \
         python -m pytest -q -n0 -m gpu tests/test_cuda_kernels.py
 fi
-measure graph 300
-
 python tests/benchmarks/gpu.py table "$out"/*.json | tee "$out/table.md"
 printf '\n%d s; ' "$SECONDS"
 [ ${#failed[@]} -eq 0 ] && { echo "every part ended well"; exit 0; }
