@@ -264,6 +264,35 @@ def test_adamw_steps_as_on_the_cpu(cuda, dtype):
             np.testing.assert_allclose(a, b, rtol=0, atol=16 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_adamw_of_halves_is_that_of_their_masters(cuda, dtype):
+    """The very bits of float32 weights that get the same gradients, and these rounded once."""
+    shapes = [(4999,), (1,), (3, 7), *[(2, n) for n in range(1, 46)]]
+
+    def stepped(weights, kind):
+        optimizer = optim.AdamW(weights, lr=0.1, weight_decay=0.1)
+        for step in range(2):
+            for w in weights:
+                n = numbers(w.size + w.ndim % 2, seed=step)  # those of vectors lie anywhere
+                g = tg.tensor(n, dtype=dtype, device="cuda").astype(kind)
+                w.grad = g[w.ndim % 2 :].reshape(w.shape)
+            optimizer.step()
+        return optimizer.state_dict()
+
+    weights = [tg.tensor(numbers(*s), dtype=dtype, device="cuda", requires_grad=True)
+               for s in shapes]  # fmt: skip
+    exact = [tg.tensor(w.astype("f4").data, requires_grad=True) for w in weights]
+    tape = weights[0] * weights[0]
+    with cuda():
+        state = stepped(weights, dtype)
+        stepped(exact, "float32")
+    for i, (w, e) in enumerate(zip(weights, exact, strict=True)):
+        np.testing.assert_array_equal(state[f"{i}.master"], e.numpy())
+        np.testing.assert_array_equal(w.numpy(), e.astype(dtype).numpy())
+    with pytest.raises(tg.GraphError, match="optimiser step"):
+        tape.sum().backward()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_gradients_are_scaled_as_on_the_cpu(cuda, dtype):
     """130 of them: more than a launch takes; one of more than a block, one that is not aligned."""
