@@ -405,6 +405,17 @@ def test_checkpoint_lowers_peak_memory():
     assert peak(lambda y: tg.checkpoint(block, y)) < 0.5 * peak(block)
 
 
+def test_a_weights_gradient_is_not_copied():
+    """It is an array of its own as it leaves the product: two of them would be the peak."""
+    x, w = tg.tensor(np.ones((8, 512))), tg.tensor(np.ones((1024, 512)), requires_grad=True)
+    y = tg.functional.linear(x, w).sum()
+    tracemalloc.start()
+    y.backward()
+    high = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert high < 1.5 * w.grad.data.nbytes
+
+
 def test_checkpoint_of_several_outputs():
     x = leaf(1.0, 2.0)
     a, b = tg.checkpoint(lambda z: (z * z, z * 3), x * 2)

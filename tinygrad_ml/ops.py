@@ -752,7 +752,7 @@ def matmul(xp, a, b):
         return _half_matmul(xp, a, b)
     if b.ndim == 2 and a.ndim > 1:
         if a.size * b.shape[1] >= _LARGE:
-            return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
+            return _of_rows(a, b)
         if is_host(xp):  # the same product, and half of what a call of matmul costs
             y = a.dot(b) if a.ndim == 2 else _rows(a).dot(b)  # one product instead of many
             return y if a.ndim == 2 else y.reshape(*a.shape[:-1], b.shape[-1])
@@ -764,6 +764,12 @@ def _product(a, b):
     return (widen(a) @ widen(b)).astype(a.dtype, copy=False)
 
 
+def _of_rows(a, b):
+    if a.ndim == 2:  # a weight's gradient, say, which would be copied if it were a view
+        return _product(a, b)
+    return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
+
+
 _LARGE = kernels.product.WORTH  # below it the look for a kernel would cost more than it saves
 
 
@@ -771,7 +777,7 @@ def _half_matmul(xp, a, b):
     if a.dtype not in HALF and b.dtype not in HALF:  # 16-bit integers
         return xp.matmul(a, b)
     if a.dtype == b.dtype and b.ndim == 2 and a.ndim > 1 and a.size * b.shape[1] >= _LARGE:
-        return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
+        return _of_rows(a, b)
     return _half_product(a, b)
 
 
