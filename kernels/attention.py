@@ -110,12 +110,17 @@ def cuda_forward(xp, q, k, v, mask=None, *, causal=False, scale=None):
     if attention_of_one.fits(q, k, v, mask):
         o, log_sum = attention_of_one.forward(xp, q, k, v, mask, scale_of(q, scale))
         return o, (o, log_sum)
-    b, h, t, d = q.shape
-    o = xp.empty((b, t, h, d), q.dtype).swapaxes(1, 2)  # heads merge without a copy
-    log_sum = xp.empty((b, h, t), np.float32)
+    o = heads(xp, q.shape, q.dtype)
+    log_sum = xp.empty(q.shape[:3], np.float32)
     cuda_launch("forward", xp, q, [*cuda_views(q, k, v, o), *cuda_mask(xp, mask, q, k), log_sum],
                 cuda_sizes(q, k, causal, (q, k, v)), scale)  # fmt: skip
     return o, (o, log_sum)
+
+
+def heads(xp, shape, dtype):
+    """An array (b, h, t, d) that merges to (b, t, h d) without a copy."""
+    b, h, t, d = shape
+    return xp.empty((b, t, h, d), dtype).swapaxes(1, 2)
 
 
 def cuda_backward(xp, needs, g, residuals, q, k, v, mask=None, *, causal=False, scale=None):
@@ -126,7 +131,7 @@ def cuda_backward(xp, needs, g, residuals, q, k, v, mask=None, *, causal=False, 
     cuda.launch(xp, "attention", f"attention_delta<{cuda.type_of(q)}>", cuda.blocks(delta.size, 4),
                 (*cuda_views(g, o), delta, n, cuda.i4(delta.size)), threads=THREADS)  # fmt: skip
     read = [*cuda_views(g, q, k, v), *cuda_mask(xp, mask, q, k), log_sum, delta]
-    dq, dk, dv = (xp.empty(a.shape, a.dtype) for a in (q, k, v))
+    dq, dk, dv = (heads(xp, a.shape, a.dtype) for a in (q, k, v))
     if needs[0]:
         cuda_launch("dq", xp, q, [*read, *cuda_views(dq)], n, scale)
     if needs[1] or needs[2]:

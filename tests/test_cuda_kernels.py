@@ -236,6 +236,18 @@ def test_heads_are_turned_as_they_lie(cuda):
     assert y.swapaxes(1, 2).data.flags.c_contiguous
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_attention_leaves_heads_that_merge_without_a_copy(cuda, dtype):
+    """Its gradients as itself, from heads that were split without one."""
+    q, k, v = (tg.tensor(numbers(2, 9, h, 32), dtype=dtype, device="cuda").swapaxes(1, 2).data
+               for h in (4, 2, 2))  # fmt: skip
+    kernel, xp = kernels.attention.on_cuda, backend.namespace([q])
+    with cuda():
+        y, kept = kernel.forward(xp, q, k, v, causal=True)
+        slopes = kernel.backward(xp, (True,) * 3, y, kept, q, k, v, causal=True)
+    assert all(x.swapaxes(1, 2).flags.c_contiguous for x in (y, *slopes))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_adamw_steps_as_on_the_cpu(cuda, dtype):
     """60 parameters: more than one launch takes; one of more than a block, one of one entry."""
