@@ -8,6 +8,7 @@ import re
 import shutil
 
 import pytest
+import test_cuda_backend as of_backend
 import test_cuda_kernels as correct
 from cuda_sim import KernelError
 from test_cuda_kernels import simulated
@@ -123,6 +124,9 @@ BUGS = [
     ("adamw.cu", "i += blockDim.x * V", "i += blockDim.x", "adamw", RACE),
     ("adamw.cu", "store<V>(w, p.rounded + i)", "store<V>(m, p.rounded + i)", ("adamw", HALF), VALUES),
     ("adamw.cu", "load<V>(p.g + i, g)", "load<V>(p.g + i + 1, g)", ("adamw", HALF), "misaligned|out of bounds"),
+    # products in parts
+    ("product.cu", "p == low ? rest[j] : high[j]", "high[j]", "in parts", VALUES),
+    ("product.cu", "i / run * 3 * run", "i / run * 2 * run", "in parts", "race|unwritten|values"),
     # quantised
     ("quantized_matmul.cu", "lane == 0 && first + k < m", "lane == 0", "quantised", BOUNDS),
     ("quantized_matmul.cu", "min(first + k, m - 1)", "(first + k)", "quantised", BOUNDS),
@@ -183,6 +187,8 @@ def run(case, dtype, device):
         return correct.test_adamw_steps_as_on_the_cpu(device, dtype)
     if case in ("scaled", "squares"):
         return correct.test_gradients_are_scaled_as_on_the_cpu(device, "float32")
+    if case == "in parts":
+        return of_backend.test_products_in_parts_miss_no_more_than_they_say(device, 96, "")
     if case == "halves added":
         return correct.test_halves_are_added_to_the_bits_of_the_cpu(device, HALF, 72)
     if case == "beyond the table":

@@ -43,9 +43,14 @@ def expressions():
             *each("attention_delta", TENSOR.values()),
             *(attention.spelled(name, *head) for name in attention.HALVES for head in heads),
         ],
-        "attention_of_one": each("attention_of_chunk attention_of_chunks", heads),
-        "best_matching_units": each("best_matching_units", plain),
-        "dropout": each("dropout", ALL),
+        "attention_of_one": each(
+            "attention_of_chunk attention_of_chunks",
+            [f"{TENSOR[dtype]},{width}" for dtype, width in heads],
+        ),
+        "best_matching_units": each(
+            "best_matching_units", ("float,1", "float,4", "double,1", "double,2")
+        ),
+        "dropout": each("dropout", wide),
         "embedding": [
             *each("embedding_forward embedding_pieces", wide),
             *each("embedding_runs", ALL),
@@ -65,7 +70,10 @@ def expressions():
             ),
         ],
         "product": each("split", (1, 4)),
-        "quantized_matmul": each("quantized_matmul", ("Q4_0", "Q4_1", "Q8_0")),
+        "quantized_matmul": each(
+            "quantized_matmul",
+            [f"{format},{few}" for format in ("Q4_0", "Q4_1", "Q8_0") for few in range(1, 9)],
+        ),
         "rms_norm": [
             *each("rms_norm_forward rms_norm_backward", wide),
             *each("sum_rows", ALL),
