@@ -527,16 +527,9 @@ softmax.vjp(x=lambda g, y, axis: y * (g - (g * y).sum(axis=axis, keepdims=True))
 
 @op
 def log_softmax(xp, x, *, axis=-1):
-    """y_i = x_i - m - log(1 + sum_(j != k) exp(x_j - m)),  m = x_k = max x
-
-    The 1 stands apart: it would swallow the others where k is nearly certain.
-    """
+    """y_i = x_i - logsumexp(x)"""
     shifted = x - x.max(axis=axis, keepdims=True)
-    e = xp.exp(shifted)
-    ones = xp.floor(e)  # of the greatest, and of what equals it
-    e -= ones
-    others = e.sum(axis=axis, keepdims=True) + (ones.sum(axis=axis, keepdims=True) - 1)
-    return shifted - xp.log1p(others)
+    return shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
 log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * g.sum(axis=axis, keepdims=True))
 
 
