@@ -82,7 +82,7 @@ def scale_of(q, scale):
 THREADS = 128  # as in attention.cu
 WIDTHS = (32, 64, 128)  # of a head; one in between is filled up with zeros
 HALVES = {  # rows and columns of a tile, by width: as many rows as the sums leave registers for
-    "forward": {32: (128, 64), 64: (128, 128), 128: (128, 32)},
+    "forward": {32: (128, 64), 64: (64, 64), 128: (128, 32)},
     "dq": {32: (128, 64), 64: (128, 64), 128: (128, 32)},
     "dkv": {32: (128, 32), 64: (64, 64), 128: (64, 64)},
 }
