@@ -517,7 +517,7 @@ def test_one_pass_over_the_rows_equals_blocks_of_them(case, block_rows):
         expected, slope = summed_gradient(*rows, block_rows=block_rows)
         bent = summed_product(*rows, v, block_rows=block_rows)
     size = size_of(case)  # the sum of the terms' sizes, which is what rounding goes by
-    np.testing.assert_allclose(loss, expected, rtol=1e-13)
+    np.testing.assert_allclose(loss, expected, rtol=1e-13, atol=1e-15 * size)
     np.testing.assert_allclose(g, slope, rtol=0, atol=1e-13 * size)
     np.testing.assert_allclose(product, bent, rtol=0, atol=1e-13 * size * np.abs(v).sum())
 
