@@ -274,8 +274,8 @@ class Adam(Optimizer):
         _expect("eps", group["eps"], 0)
 
     def update_all(self, updates):
-        for settings, some in _by_settings(updates):
-            adamw([self.plain(u) for u in some], **settings)
+        for settings, some in _by_settings([self.plain(u) for u in updates]):
+            adamw(some, **settings)
 
     def _gradient(self, p, w):
         return p.grad.data if _in_halves(p) else super()._gradient(p, w)
