@@ -15,7 +15,6 @@
 constexpr int THREADS = 128, WARPS = THREADS / 32;
 constexpr float UNSEEN = -3.0e38f, LOG2_E = 1.4426950408889634f;
 
-struct Steps { long long batch, head, row; };  // entries from one to the next
 struct Sizes { int heads, groups, t, s, d, causal, vectors; };
 
 // ------------------------------------------------------------------------------- instructions

@@ -87,7 +87,6 @@ HALVES = {  # rows and columns of a tile, by width: as many rows as the sums lea
     "dkv": {32: (128, 32), 64: (64, 64), 128: (64, 64)},
 }
 FLOATS = (32, 32)  # four lanes a row
-STEPS = np.dtype([(name, "i8") for name in ("batch", "head", "row")])
 SIZES = np.dtype([(name, "i4") for name in ("heads", "groups", "t", "s", "d", "causal", "vectors")])
 
 
@@ -110,17 +109,11 @@ def cuda_forward(xp, q, k, v, mask=None, *, causal=False, scale=None):
     if attention_of_one.fits(q, k, v, mask):
         o, log_sum = attention_of_one.forward(xp, q, k, v, mask, scale_of(q, scale))
         return o, (o, log_sum)
-    o = heads(xp, q.shape, q.dtype)
+    o = cuda.heads(xp, q.shape, q.dtype)
     log_sum = xp.empty(q.shape[:3], np.float32)
-    cuda_launch("forward", xp, q, [*cuda_views(q, k, v, o), *cuda_mask(xp, mask, q, k), log_sum],
+    cuda_launch("forward", xp, q, [*cuda.views(q, k, v, o), *cuda_mask(xp, mask, q, k), log_sum],
                 cuda_sizes(q, k, causal, (q, k, v)), scale)  # fmt: skip
     return o, (o, log_sum)
-
-
-def heads(xp, shape, dtype):
-    """An array (b, h, t, d) that merges to (b, t, h d) without a copy."""
-    b, h, t, d = shape
-    return xp.empty((b, t, h, d), dtype).swapaxes(1, 2)
 
 
 def cuda_backward(xp, needs, g, residuals, q, k, v, mask=None, *, causal=False, scale=None):
@@ -129,13 +122,13 @@ def cuda_backward(xp, needs, g, residuals, q, k, v, mask=None, *, causal=False, 
     delta = xp.empty(log_sum.shape, np.float32)
     n = cuda_sizes(q, k, causal, (g, q, k, v))
     cuda.launch(xp, "attention", f"attention_delta<{cuda.type_of(q)}>", cuda.blocks(delta.size, 4),
-                (*cuda_views(g, o), delta, n, cuda.i4(delta.size)), threads=THREADS)  # fmt: skip
-    read = [*cuda_views(g, q, k, v), *cuda_mask(xp, mask, q, k), log_sum, delta]
-    dq, dk, dv = (heads(xp, a.shape, a.dtype) for a in (q, k, v))
+                (*cuda.views(g, o), delta, n, cuda.i4(delta.size)), threads=THREADS)  # fmt: skip
+    read = [*cuda.views(g, q, k, v), *cuda_mask(xp, mask, q, k), log_sum, delta]
+    dq, dk, dv = (cuda.heads(xp, a.shape, a.dtype) for a in (q, k, v))
     if needs[0]:
-        cuda_launch("dq", xp, q, [*read, *cuda_views(dq)], n, scale)
+        cuda_launch("dq", xp, q, [*read, *cuda.views(dq)], n, scale)
     if needs[1] or needs[2]:
-        cuda_launch("dkv", xp, k, [*read, *cuda_views(dk, dv)], n, scale)
+        cuda_launch("dkv", xp, k, [*read, *cuda.views(dk, dv)], n, scale)
     return [dq, dk, dv, None][: len(needs)]  # a mask of None may have been handed in
 
 
@@ -165,15 +158,6 @@ def width_of(d):
     return next(w for w in WIDTHS if d <= w)
 
 
-def cuda_views(*arrays):
-    """For each array its address and its Steps."""
-    return [x for a in arrays for x in (a.data, cuda_steps(a))]
-
-
-def cuda_steps(a):
-    return np.array(tuple(s // a.itemsize for s in a.strides[:3]), STEPS)
-
-
 def cuda_sizes(q, k, causal, known):
     """Sizes; `vectors`: whether every row begins at 16 bytes and is made of whole ones."""
     _, h, hk, t, s, d = sizes(q, k)
@@ -184,10 +168,10 @@ def cuda_sizes(q, k, causal, known):
 def cuda_mask(xp, mask, q, k):
     """The mask as (b, h, t, s), whose rows are contiguous, and its Steps."""
     if mask is None:
-        return [None, np.zeros((), STEPS)]
+        return [None, np.zeros((), cuda.STEPS)]
     mask = xp.broadcast_to(mask, (*mask.shape[:-1], k.shape[2]))  # the others need no copies
     mask = xp.broadcast_to(xp.ascontiguousarray(mask), (*q.shape[:3], k.shape[2]))
-    return cuda_views(mask)
+    return cuda.views(mask)
 
 
 on_cuda = cuda.Twin(cuda_supports, cuda_forward, cuda_backward)

@@ -11,7 +11,6 @@
 constexpr int CHUNK = 64, HEADS = 4, THREADS = 128, JOINED = 256;
 constexpr float UNSEEN = -3.0e38f, LOG2_E = 1.4426950408889634f;
 
-struct Steps { long long batch, head, row; };  // entries from one to the next
 struct Sizes { int heads, groups, s, chunks; };
 
 // A key's row is read by LANES neighbouring lanes, 16 bytes each.

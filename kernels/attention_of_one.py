@@ -12,7 +12,6 @@ from . import cuda
 
 CHUNK, HEADS, THREADS, JOINED = 64, 4, 128, 256  # as in attention_of_one.cu
 WIDTHS = (32, 64, 128)
-STEPS = np.dtype([(name, "i8") for name in ("batch", "head", "row")])
 SIZES = np.dtype([(name, "i4") for name in ("heads", "groups", "s", "chunks")])
 
 
@@ -33,20 +32,15 @@ def forward(xp, q, k, v, mask, scale):
     parts = xp.empty((b, h, chunks, d), np.float32)
     cuda.launch(xp, "attention_of_one", f"attention_of_chunk<{cuda.type_of(q)},{d}>",
                 (chunks, groups * quartets, b),
-                (*_views(q, k, v), *_mask(xp, mask, s), tops, sums, parts, n, np.float32(scale)),
+                (*cuda.views(q, k, v), *_mask(xp, mask, s), tops, sums, parts, n,
+                 np.float32(scale)),
                 threads=THREADS)  # fmt: skip
-    o = xp.empty((b, 1, h, d), q.dtype).swapaxes(1, 2)
+    o = cuda.heads(xp, q.shape, q.dtype)
     log_sum = xp.empty((b, h, 1), np.float32)
     cuda.launch(xp, "attention_of_one", f"attention_of_chunks<{cuda.type_of(q)},{d}>", (h, b),
-                (tops, sums, parts, *_views(o), log_sum, n),
+                (tops, sums, parts, *cuda.views(o), log_sum, n),
                 threads=JOINED, shared=4 * chunks)  # fmt: skip
     return o, log_sum
-
-
-def _views(*arrays):
-    """For each array its address and its Steps."""
-    steps = (tuple(s // a.itemsize for s in a.strides[:3]) for a in arrays)
-    return [x for a, s in zip(arrays, steps, strict=True) for x in (a.data, np.array(s, STEPS))]
 
 
 def _mask(xp, mask, s):

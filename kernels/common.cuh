@@ -21,6 +21,8 @@ __device__ __forceinline__ void narrow(double x, double &y) { y = x; }
 __device__ __forceinline__ void narrow(float x, __half &y) { y = __float2half(x); }
 __device__ __forceinline__ void narrow(float x, __nv_bfloat16 &y) { y = __float2bfloat16(x); }
 
+struct Steps { long long batch, head, row; };  // of a (b, h, t, d): entries from one to the next
+
 // V numbers that are read and written at once; V = 16 / sizeof(T) is the widest there is.
 template <class T, int V> struct alignas(V * sizeof(T)) Pack { T v[V]; };
 

@@ -84,6 +84,20 @@ def steps(a):
     return [i8(s // a.itemsize) for s in a.strides[:3]]
 
 
+STEPS = np.dtype([(name, "i8") for name in ("batch", "head", "row")])  # Steps in the .cu files
+
+
+def views(*arrays):
+    """For each array (b, h, t, d) its address and its Steps."""
+    return [x for a in arrays for x in (a.data, np.array(tuple(steps(a)), STEPS))]
+
+
+def heads(xp, shape, dtype):
+    """An array (b, h, t, d) that merges to (b, t, h d) without a copy."""
+    b, h, t, d = shape
+    return xp.empty((b, t, h, d), dtype).swapaxes(1, 2)
+
+
 def wide(dtype):
     """The type that sums are kept in: float32 but for float64."""
     return np.float64 if dtype == np.float64 else np.float32

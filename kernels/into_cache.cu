@@ -5,7 +5,6 @@
 // first, then those of k, then those of v. The place lies on the device.
 #include "common.cuh"
 
-struct Steps { long long batch, head, row; };  // entries from one to the next
 struct Sizes { int heads, groups, half, batches, rows; };  // rows: of cos and sin
 
 template <class T>

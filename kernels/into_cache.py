@@ -13,7 +13,6 @@ import numpy as np
 
 from . import cuda
 
-STEPS = np.dtype([(name, "i8") for name in ("batch", "head", "row")])
 SIZES = np.dtype([(name, "i4") for name in ("heads", "groups", "half", "batches", "rows")])
 
 
@@ -39,18 +38,13 @@ def cuda_supports(xp, q, k, v, cos, sin, keys, values, place):
 def cuda_forward(xp, q, k, v, cos, sin, keys, values, place):
     (b, h, _, d), groups = q.shape, k.shape[1]
     cos, sin = cuda.contiguous(xp, cos, sin)
-    turned = xp.empty((b, 1, h, d), q.dtype).swapaxes(1, 2)  # heads merge without a copy
+    turned = cuda.heads(xp, q.shape, q.dtype)
     n = np.array((h, groups, d // 2, b, cos.size // cos.shape[-1]), SIZES)
-    views = [(a.data, _steps(a)) for a in (q, k, v, turned, keys, values)]
-    flat = [x for view in views for x in view]
+    of_token, written = cuda.views(q, k, v), cuda.views(turned, keys, values)
     cuda.launch(xp, "into_cache", f"into_cache<{cuda.type_of(q)}>",
                 cuda.blocks(b * (h + 2 * groups) * (d // 2)),
-                (*flat[:6], cos, sin, *flat[6:], place.data, n))  # fmt: skip
+                (*of_token, cos, sin, *written, place.data, n))  # fmt: skip
     return turned
-
-
-def _steps(a):
-    return np.array(tuple(s // a.itemsize for s in a.strides[:3]), STEPS)
 
 
 on_cuda = cuda.Twin(cuda_supports, cuda_forward)

@@ -57,11 +57,12 @@ BUGS = [
     ("rope.cu", "store<V>(b, y + head * yh + i + half)", "store<V>(b, y + head * yh + i + half - 1)", "rope, odd width", RACE),
     ("rope.cu", "store<V>(b, y + head * yh + i + half)", "store<V>(b, y + head * yh + i + half - 1)", ("rope, wide", HALF), "misaligned"),
     ("rope.cu", "batch * xb + t * xt", "batch * xt + t * xb", "rope", "values|out of bounds"),
-    # attention of one query
+    # many arrays at once
     ("arrays.cuh", "min(start + CHUNK, a.n)", "start + CHUNK", "scaled", "out of bounds|race|unwritten"),
     ("arrays.cuh", ".first <= blockIdx.x", ".first < blockIdx.x", "squares", "values|out of bounds|unwritten|race"),
     ("squares.cu", "if (threadIdx.x == 0) partial", "partial", "squares", RACE),
     ("scaled.cu", "factor * some[j]", "some[j]", "scaled", VALUES),
+    # attention of one query
     ("attention_of_one.cu", "!__syncthreads_or(mine < end", "!__syncthreads_or(mine < end - 63", TO_CACHE, "unwritten|values"),
     ("attention_of_one.cu", "if (mine < heads) sums", "if (mine < heads) tops", OF_PADDED, UNWRITTEN),
     ("attention_of_one.cu", "step < R::LANES; step *= 2) score", "step < R::LANES / 2; step *= 2) score", TO_CACHE, VALUES),
