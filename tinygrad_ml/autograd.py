@@ -10,12 +10,12 @@ A vjp is written once. Called with arrays it computes; called with Values it is 
 so the same line serves the second derivative and every one after it.
 """
 
-import heapq
 import inspect
 import linecache
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
+from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
 
@@ -237,8 +237,11 @@ class OpNode(Node):
             g, saved = widen(g), [widen(x) for x in saved]
         pulled = []
         for (function, which), (vertex, shape, dtype) in zip(plan.vjps, self.targets, strict=True):
-            gx = function(g, *map(saved.__getitem__, which))
-            if gx.shape != shape or gx.dtype != dtype:
+            if len(which) == 1:  # the usual case, spelt out
+                gx = function(g, saved[which[0]])
+            else:
+                gx = function(g, *map(saved.__getitem__, which))
+            if gx.shape != shape or gx.dtype is not dtype:
                 gx = _match(gx, shape, dtype, self.name)
             pulled.append((vertex, gx))
         return pulled
@@ -353,7 +356,7 @@ class Op:
         return ("shapes" if self.variadic and k == first else "shape"), k
 
     def __call__(self, *args, **options):
-        arrays, like, half = [], None, False
+        arrays, like, half, on_host = [], None, False, True
         needs, bit = 0, 1  # one bit for each argument: does it need a gradient?
         for a in args:
             if isinstance(a, Value):
@@ -361,13 +364,14 @@ class Op:
                 if a.birth:
                     needs |= bit
                 a = a.data
-                if a.itemsize == 2:
-                    half = True
+            kind = type(a)
+            if kind is ndarray:
+                half = half or a.itemsize == 2
+            elif kind is not float and kind is not int:
+                half, on_host = half or _is_half(a), False
             arrays.append(a)
             bit <<= 1
-        if like is None:  # arrays in, array out: below the tape
-            half = any(map(_is_half, arrays))
-        xp = np if like is not None and type(like.data) is ndarray else namespace(arrays)
+        xp = np if on_host else namespace(arrays)
         try:
             if half and self.widens:
                 y = self._forward_in_float32(xp, arrays, options)
@@ -433,12 +437,13 @@ class Op:
             self.plans[needs] = plan
         if not plan.arguments:
             return None
-        for name, option in options.items():
-            if isinstance(option, Value) and option.birth:
-                raise TypeError(
-                    f"{self.__name__}: {name} is a Tensor that requires a gradient, and an option "
-                    f"gets none; pass a number, or {name}.detach()"
-                )
+        if options:
+            for name, option in options.items():
+                if isinstance(option, Value) and option.birth:
+                    raise TypeError(
+                        f"{self.__name__}: {name} is a Tensor that requires a gradient, and an "
+                        f"option gets none; pass a number, or {name}.detach()"
+                    )
         saved = []
         for kind, key in plan.keep:
             version = None
@@ -447,13 +452,14 @@ class Op:
                 if isinstance(x, Value) and x.version is not None:
                     version = x.version[0]
             elif kind == "option":
-                x = options[key] if key in options else self.options[key]
+                x = options[key] if options and key in options else self.options[key]
             elif kind == "output":
                 x = y
             elif kind == "shape":
-                x = _shape(args[key])
+                x = args[key]
+                x = x.data.shape if isinstance(x, Value) else np.shape(x)
             elif kind == "shapes":
-                x = tuple(map(_shape, args[key:]))
+                x = tuple(np.shape(a.data if isinstance(a, Value) else a) for a in args[key:])
             else:
                 x = key
             saved.append((x, version))
@@ -467,10 +473,10 @@ class Op:
         return node
 
     def method(self):
-        """This op as a method of Values: the same, by a shorter way while nothing is recorded.
+        """This op as a method of Values: the same, by a shorter way.
 
-        Whatever the shorter way does not know is handed to the op: a tape, another device, half
-        types, an operand that is no number, an error that wants explaining.
+        Whatever the shorter way does not know is handed to the op: another device, half types,
+        an operand that is no number, an error that wants explaining.
         """
         method = _unary(self) if len(self.arguments) == 1 else _binary(self)
         method.__name__, method.__doc__ = self.__name__, self.__doc__
@@ -483,8 +489,8 @@ class Op:
         return f"<op {self.__name__}{inspect.signature(self.forward)}>"
 
 
-# The shorter ways. What they do is what Op.__call__ does for arrays on the CPU and off the tape,
-# written out: there, each call of a helper would cost a tenth of the whole.
+# The shorter ways. What they do is what Op.__call__ does for arrays on the CPU, written out: there,
+# each call of a helper would cost a tenth of the whole.
 
 
 def _unary(op):
@@ -499,16 +505,19 @@ def _unary(op):
         data = x.data
         if type(data) is not ndarray or data.itemsize == 2 or _anomaly_users:
             return op(x, **options)
-        if x.birth and _recording.get():
-            return op(x, **options)
         try:
             y = forward(np, data, **options) if options else forward(np, data)
         except Exception:
             return op(x, **options)
+        if type(y) is not ndarray:
+            y = _asarray(y)  # a sum of everything is a scalar
+        recorded = x.birth and _recording.get()
+        node = op._record((x,), 1, options, y, x, False) if recorded else None
         out = _new(type(x))
-        out.data = y if type(y) is ndarray else _asarray(y)  # a sum of everything is a scalar
-        out.node = out.grad = out.hooks = None
-        out.birth = 0
+        out.data = y
+        out.node = node
+        out.birth = node.birth if node else 0
+        out.grad = out.hooks = None
         out.version = x.version if view and (y.base is not None or y is data) else None
         return out
 
@@ -519,25 +528,29 @@ def _binary(op):
     forward = op.forward
 
     def method(a, b):
-        x = a.data
+        x, needs = a.data, 1 if a.birth else 0
         if type(b) is type(a):
-            y, needs = b.data, a.birth or b.birth
+            y = b.data
             usual = type(y) is ndarray and y.itemsize != 2
+            if b.birth:
+                needs += 2
         else:
-            y, needs = b, a.birth
+            y = b
             usual = type(b) is float or type(b) is int
         if not usual or type(x) is not ndarray or x.itemsize == 2 or _anomaly_users:
-            return op(a, b)
-        if needs and _recording.get():
             return op(a, b)
         try:
             z = forward(np, x, y)
         except Exception:
             return op(a, b)
+        if type(z) is not ndarray:
+            z = _asarray(z)
+        node = op._record((a, b), needs, None, z, a, False) if needs and _recording.get() else None
         out = _new(type(a))
-        out.data = z if type(z) is ndarray else _asarray(z)
-        out.node = out.grad = out.hooks = out.version = None
-        out.birth = 0
+        out.data = z
+        out.node = node
+        out.birth = node.birth if node else 0
+        out.grad = out.hooks = out.version = None
         return out
 
     return method
@@ -563,45 +576,45 @@ def _pull_back(seeds, create_graph, *, until=0, wanted=(), release=False, leaf_h
     Returns {vertex: cotangent}: of leaves, of what `until` kept shut, and of the wanted.
     """
     cotangents, heap, found = {}, [], {}
-
-    def send(vertex, g):
-        if vertex in cotangents:
-            cotangents[vertex] = _sum(vertex, cotangents[vertex], g)
-            return
-        cotangents[vertex] = g
-        if vertex.birth > until and isinstance(vertex, Node):
-            heapq.heappush(heap, (-vertex.birth, vertex))
-
-    for value, g in seeds:
-        send(value.vertex, g)
+    pairs = [(value.vertex, g) for value, g in seeds]
     anomalies = _anomalies.get()
-    with recording(create_graph):
-        while heap:
-            _, node = heapq.heappop(heap)
+    token = _recording.set(create_graph)
+    try:
+        while True:
+            for vertex, g in pairs:
+                if vertex in cotangents:
+                    cotangents[vertex] = _sum(vertex, cotangents[vertex], g)
+                else:
+                    cotangents[vertex] = g
+                    if vertex.birth > until and isinstance(vertex, Node):
+                        heappush(heap, (-vertex.birth, vertex))
+            if not heap:
+                break
+            node = heappop(heap)[1]
             g = cotangents.pop(node)
             if node.outputs is not None:
                 g = node.complete(g, create_graph)
             if node.hooks:
                 g = _call_hooks(node, g)
-            if node in wanted:
+            if wanted and node in wanted:
                 found[node] = g
             if type(node) is Output:  # its g is complete, so each place is filled just once
                 parts = cotangents.get(node.of)
-                if parts is None:
-                    parts = {}
-                    send(node.of, parts)
+                pairs = [] if parts is not None else [(node.of, parts := {})]
                 parts[node.index] = g
                 continue
-            for vertex, gx in node.pull(g, create_graph):
-                if anomalies:
+            pairs = node.pull(g, create_graph)
+            if anomalies:
+                for _, gx in pairs:
                     _check_finite(f"the backward pass of {node.name}", gx, node.where)
-                send(vertex, gx)
             if release:
                 node.release()
         if leaf_hooks:
             for vertex, g in cotangents.items():
                 if vertex.hooks:
                     cotangents[vertex] = _call_hooks(vertex, g)
+    finally:
+        _recording.reset(token)
     found.update(cotangents)
     return found
 
@@ -723,10 +736,6 @@ def _narrow(y, dtype):
 
 def _is_half(x):
     return getattr(x, "dtype", None) in HALF
-
-
-def _shape(x):
-    return np.shape(x.data if isinstance(x, Value) else x)
 
 
 def _call_hooks(vertex, g):

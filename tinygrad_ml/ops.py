@@ -464,8 +464,11 @@ def _share(g, y, x, axis, keepdims):
 
 
 def with_axes(y, shape, axis, keepdims):
-    """A reduction's result with the reduced axes of `shape` put back, as length 1."""
-    if keepdims:
+    """A reduction's result with the reduced axes of `shape` put back, as length 1.
+
+    A number needs none to be spread over it.
+    """
+    if keepdims or axis is None:
         return y
     return y.reshape(tuple(1 if i in axes_of(axis, len(shape)) else n for i, n in enumerate(shape)))
 
