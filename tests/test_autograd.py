@@ -446,6 +446,7 @@ def doubled(x, y):
     return x * y + x * y
 
 
+@tg.use_kernels(True)
 def test_a_kernel_computes_and_its_definition_is_differentiated_again():
     x, y = leaf(1.5, 2.0), leaf(3.0, 4.0)
     before = Doubling.calls
@@ -467,6 +468,7 @@ def test_kernels_can_be_switched_off():
     assert Doubling.calls == before
 
 
+@tg.use_kernels(True)
 def test_a_stale_value_stops_a_fused_backward_too():
     x, y = leaf(1.0), leaf(2.0)
     z = doubled(x, y).sum()

@@ -271,13 +271,17 @@ def test_partial_fit_approaches_the_fit():
     assert model.score(X, y) > exact.score(X, y) - 0.02
 
 
-def test_sparse_input_equals_dense():
+@pytest.mark.parametrize("with_kernels", [True, False])
+def test_sparse_input_equals_dense(with_kernels):
     sparse = pytest.importorskip("scipy.sparse")
     X, y = blobs()
     X = np.where(X > 0.5, X, 0)
+    dense = LogisticRegression().fit(X, y)
     for solver in ("newton", "newton-cg", "lbfgs"):
-        model = LogisticRegression(solver=solver).fit(sparse.csr_array(X), y)
-        all_close(model.coef_, LogisticRegression().fit(X, y).coef_, 1e-8)
+        with tg.use_kernels(with_kernels):
+            model = LogisticRegression(solver=solver).fit(sparse.csr_array(X), y)
+        assert model.gradient_norm_ < 1e-14
+        all_close(model.coef_, dense.coef_, 1e-8)
     all_close(model.predict_proba(sparse.csr_array(X)), model.predict_proba(X))
 
 
@@ -348,10 +352,11 @@ def test_intercept_is_not_penalised():
 
 @pytest.mark.parametrize("solver", ["newton", "newton-cg", "lbfgs"])
 @pytest.mark.parametrize("quasi", [False, True])
-def test_separable_data_warn_once_and_give_one_finite_answer(solver, quasi):
+@pytest.mark.parametrize("with_kernels", [True, False])
+def test_separable_data_warn_once_and_give_one_finite_answer(solver, quasi, with_kernels):
     X = np.array([[0.0], [1], [2], [2] if quasi else [2.5], [3], [4]])
     y = np.array([0, 0, 0, 1, 1, 1])
-    with pytest.warns(UserWarning, match=SEPARABLE) as caught:
+    with pytest.warns(UserWarning, match=SEPARABLE) as caught, tg.use_kernels(with_kernels):
         model = LogisticRegression(None, solver=solver).fit(X, y)
     assert len(caught) == 1
     assert model.separable_

@@ -31,9 +31,11 @@ SAMPLE = 50_000  # rows from which column scales are estimated
 
 
 def loss_of_logits(z, y, weight):
-    """sum_i w_i [log(1 + e^z_i) - y_i z_i], or sum_i w_i [-log softmax(z_i)[y_i]]      z: (k, n)"""
+    """sum_i w_i [y_i log(1 + e^-z_i) + (1 - y_i) log(1 + e^z_i)], in which nothing cancels, or
+    sum_i w_i [-log softmax(z_i)[y_i]]      z: (k, n)
+    """
     if z.shape[0] == 1:
-        return (weight * (ops.logaddexp(z[0], 0.0) - y * z[0])).sum()
+        return (weight * (y * ops.logaddexp(-z[0], 0.0) + (1 - y) * ops.logaddexp(z[0], 0.0))).sum()
     return (weight * ops.nll(z.transpose(1, 0), targets=y)).sum()
 
 

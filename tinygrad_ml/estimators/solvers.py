@@ -275,12 +275,15 @@ def conjugate_gradients(times, g, rtol, max_iter):
     """x with |H x + g| <= rtol |g|, H given by v -> H v."""
     x, r = 0 * g, -g
     p, rho = r, float(r @ r)
-    goal = rtol * rtol * rho
+    goal, steepest = rtol * rtol * rho, 0.0
     for _ in range(max_iter):
         Hp = times(p)
-        curvature = float(p @ Hp)
-        if curvature <= 0:  # rounding, or a direction the objective does not see
+        curvature, length = float(p @ Hp), float(p @ p)
+        if (
+            curvature <= EPS * steepest * length
+        ):  # a direction that H does not see, but for rounding
             break
+        steepest = max(steepest, curvature / length)
         alpha = rho / curvature
         x, r = x + alpha * p, r - alpha * Hp
         previous, rho = rho, float(r @ r)
