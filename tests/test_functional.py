@@ -784,6 +784,26 @@ def test_the_last_query_is_at_the_last_key():
     np.testing.assert_allclose(F.attention(q[:, :, 4:], k, v, causal=True), whole[:, :, 4:])
 
 
+@pytest.mark.parametrize("t", [F.STEP + 1, 2 * F.STEP, 2 * F.STEP + 5])
+def test_a_long_causal_attention_is_that_of_a_mask(t):
+    arrays = draw(4, [(1, 2, t, 3), (1, 2, t, 3), (1, 2, t, 4)])
+    q, k, v = (tg.tensor(a, requires_grad=True) for a in arrays)
+    of_mask = lambda q, k, v: F.attention(q, k, v, np.tri(t, dtype=bool))
+    causal = lambda q, k, v: F.attention(q, k, v, causal=True)
+    with tg.use_kernels(False):
+        np.testing.assert_allclose(causal(q, k, v).data, of_mask(q, k, v).data, rtol=1e-13)
+        for found, want in zip(
+            *(slopes_of_slopes(f, q, k, v) for f in (causal, of_mask)), strict=True
+        ):
+            np.testing.assert_allclose(found.data, want.data, rtol=1e-10, atol=1e-12)
+
+
+def slopes_of_slopes(f, *xs):
+    """Gradients of f's squares, and those of the gradients' squares."""
+    first = tg.grad((f(*xs) ** 2).sum(), xs, create_graph=True)
+    return first + tg.grad(sum((g**2).sum() for g in first), xs)
+
+
 def test_grouped_heads_equal_repeated_keys():
     q, k, v = draw(3, [(2, 6, 3, 4), (2, 2, 5, 4), (2, 2, 5, 4)])
     want = F.attention(q, np.repeat(k, 3, 1), np.repeat(v, 3, 1))

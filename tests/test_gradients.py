@@ -101,8 +101,8 @@ SHAPED = {
     "min": (lambda x: tg.min(x, axis=0, keepdims=True) * x, "nm"),
     "nll": (lambda x: ops.nll(x, targets=np.arange(x.shape[0]) % x.shape[1]), "nm"),
     "softmax_residual": (
-        lambda x: ops.softmax_residual(x, targets=np.arange(x.shape[0]) % x.shape[1]),
-        "nm",
+        lambda x, u: ops.softmax_residual(x, u, targets=np.arange(x.shape[0]) % x.shape[1]),
+        "nm", "n",
     ),
     "overlap_add": (lambda x: ops.overlap_add(x, length=7, stride=2, axis=0), "3n3"),
     "pad": (lambda x: tg.pad(x, ((1, 2), (0, 1)), 3.0), "nm"),

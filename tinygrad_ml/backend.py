@@ -52,6 +52,9 @@ def _classify(kind):
     return _namespaces[kind]
 
 
+errstate = np.errstate  # what numpy warns of; a GPU warns of nothing
+
+
 def is_host(xp):
     """Whether a namespace is numpy."""
     return xp is np

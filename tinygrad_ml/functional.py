@@ -26,7 +26,7 @@ from .arrays import (
     square,
 )
 from .autograd import op
-from .backend import DeviceError, is_recorded
+from .backend import DeviceError, is_host, is_recorded
 from .fused import accelerated, fused
 
 # -------------------------------------------------------------------------------- activations
@@ -338,8 +338,8 @@ def rope(x, cos, sin):
 def rotated(xp, x, cos, sin):
     """(a cos - b sin, b cos + a sin), a and b the halves of x"""
     a, b = _coordinates(x)
-    y = xp.concatenate([-b, a], axis=-1)
-    y *= xp.concatenate([sin, sin], axis=-1)  # whole rows: two passes are cheaper than four halves
+    y = xp.concatenate([b, a], axis=-1)
+    y *= xp.concatenate([-sin, sin], axis=-1)  # whole rows: two passes are cheaper than four halves
     y += x * xp.concatenate([cos, cos], axis=-1)
     return y
 
@@ -398,6 +398,8 @@ def attention(q, k, v, mask=None, *, causal=False, scale=None):
         raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape} do not go together")
     t, s = q.shape[2], k.shape[2]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if causal and mask is None and _in_steps(q, k, v):
+        return lower_matmul(lower_softmax(lower_outer(q * scale, k)), v)
     scores = grouped(projected, q * scale, k)  # (b, h, t, s)
     seen = _xp(q).tri(t, s, s - t, dtype=bool) if causal and t > 1 else None
     if mask is not None:
@@ -408,6 +410,73 @@ def attention(q, k, v, mask=None, *, causal=False, scale=None):
             seen = allowed if seen is None else seen & allowed
     weights = masked_softmax(scores, mask=seen)
     return grouped(ops.matmul, weights, v)
+
+
+# Causal attention needs nothing beyond the diagonal, which here goes down in steps: a block of rows
+# reaches as far as its last one, and what lies beyond is not computed, not read, and 0.
+
+STEP = 64  # rows: products of fewer are slow
+
+
+def _in_steps(q, k, v):
+    alike = q.shape == k.shape and q.dtype == k.dtype == v.dtype
+    return alike and q.shape[-2] > STEP and is_host(_xp(q))
+
+
+def _steps(t, step):
+    """Pairs (a block of rows, the columns that it reaches)."""
+    return [(slice(i, i + step), slice(0, i + step)) for i in range(0, t, step)]
+
+
+@op
+def lower_outer(xp, a, b, *, step=STEP):
+    """a b^T on and below the diagonal      a, b: (..., t, k) -> (..., t, t)"""
+    y = xp.empty((*a.shape[:-1], a.shape[-2]), a.dtype)
+    for rows, columns in _steps(a.shape[-2], step):
+        xp.matmul(a[..., rows, :], b[..., columns, :].swapaxes(-1, -2), out=y[..., rows, columns])
+        y[..., rows, columns.stop :] = 0
+    return y
+
+
+@op
+def lower_softmax(xp, x, *, step=STEP):
+    """softmax of each row up to the diagonal      x: (..., t, t)"""
+    y = xp.empty_like(x)
+    for rows, columns in _steps(x.shape[-1], step):
+        seen = xp.tri(x.shape[-1], dtype=bool)[rows, columns]
+        y[..., rows, columns] = masked_softmax.forward(xp, x[..., rows, columns], mask=seen)
+        y[..., rows, columns.stop :] = 0
+    return y
+
+
+lower_softmax.vjp(x=masked_softmax.vjps["x"][0])
+
+
+@op
+def lower_matmul(xp, w, x, *, step=STEP):
+    """w x, of w what is on and below the diagonal      w: (..., t, t)  x: (..., t, k)"""
+    y = xp.empty_like(x)
+    for rows, columns in _steps(x.shape[-2], step):
+        xp.matmul(w[..., rows, columns], x[..., columns, :], out=y[..., rows, :])
+    return y
+
+
+@op
+def lower_matmul_t(xp, w, x, *, step=STEP):
+    """w^T x, of w what is on and below the diagonal      shapes as there"""
+    y = xp.empty_like(x)
+    for rows, _ in _steps(x.shape[-2], step):
+        below = slice(rows.start, None)
+        xp.matmul(w[..., below, rows].swapaxes(-1, -2), x[..., below, :], out=y[..., rows, :])
+    return y
+
+
+lower_outer.vjp(a=lambda g, b, step: lower_matmul(g, b, step=step),
+                b=lambda g, a, step: lower_matmul_t(g, a, step=step))  # fmt: skip
+lower_matmul.vjp(w=lambda g, x, step: lower_outer(g, x, step=step),
+                 x=lambda g, w, step: lower_matmul_t(w, g, step=step))  # fmt: skip
+lower_matmul_t.vjp(w=lambda g, x, step: lower_outer(x, g, step=step),
+                   x=lambda g, w, step: lower_matmul(w, g, step=step))  # fmt: skip
 
 
 def grouped(product, a, b):

@@ -131,12 +131,14 @@ def accelerated(kernel):
     def decorate(definition):
         @wraps(definition)
         def call(*arrays, **options):
+            if not _enabled.get():
+                return definition(*arrays, **options)
             xp = namespace([a for a in arrays if hasattr(a, "dtype")] or _first(arrays))
             chosen = kernel if xp is np else getattr(kernel, "on_cuda", kernel)
-            if _enabled.get() and chosen.supports(xp, *arrays, **options):
-                _used[definition.__name__] = None
-                return chosen.forward(xp, *arrays, **options)
-            return definition(*arrays, **options)
+            if not chosen.supports(xp, *arrays, **options):
+                return definition(*arrays, **options)
+            _used[definition.__name__] = None
+            return chosen.forward(xp, *arrays, **options)
 
         call.definition = definition
         call.kernel = kernel

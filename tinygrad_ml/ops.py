@@ -13,7 +13,7 @@ import math
 from . import kernels
 from .autograd import Op, Value, op, widen
 from .backend import assign as _assign
-from .backend import is_host, namespace
+from .backend import errstate, is_host, namespace
 from .backend import last_writes as _last_writes
 from .backend import matmul as _matmul_on_gpu
 from .backend import scatter_add as _scatter_add
@@ -321,10 +321,11 @@ relu.vjp(x=lambda g, y: where(y > 0, g, 0))
 
 @op
 def sigmoid(xp, x):
-    """1 / (1 + e^-x) = e / (1 + e),  e = e^min(x, 40): beyond 40 it is 1 to the last digit"""
-    e = xp.exp(xp.minimum(x, 40))
-    e /= 1 + e
-    return e
+    """1 / (1 + e^-x), which is 0 where e^-x overflows"""
+    with errstate(over="ignore"):
+        e = xp.exp(-x)
+    e += 1
+    return 1 / e
 sigmoid.vjp(x=lambda g, y: g * y * (1 - y))
 
 
@@ -545,21 +546,25 @@ def nll(xp, logits, *, targets):
     """
     _, of_target, others, _ = _exponentials(xp, logits, targets)
     return (xp.log1p(others + xp.expm1(of_target)) - of_target).reshape(targets.shape)
-nll.vjp(logits=lambda g, logits, targets: softmax_residual(logits, targets=targets) * g[..., None])
+nll.vjp(logits=lambda g, logits, targets: softmax_residual(logits, g, targets=targets))
 
 
 @op
-def softmax_residual(xp, logits, *, targets):
-    """softmax(logits) - onehot(targets), the derivative of nll      shapes as there
+def softmax_residual(xp, logits, u, *, targets):
+    """u (softmax(logits) - onehot(targets)), the derivative of nll      u: (...)  others as there
 
     At the target p - 1 is minus the sum of the others, of which no digit is lost.
     """
     rows, of_target, others, places = _exponentials(xp, logits, targets)
-    total = others + xp.exp(of_target)
-    rows /= total[:, None]
-    rows[places] = -others / total
+    share = u.reshape(-1) / (others + xp.exp(of_target))
+    rows *= share[:, None]
+    rows[places] = -others * share
     return rows.reshape(logits.shape)
-softmax_residual.vjp(logits=lambda g, logits: _softmax_residual_vjp(g, softmax(logits)))
+softmax_residual.vjp(
+    logits=lambda g, logits, u: _softmax_residual_vjp(g * u[..., None], softmax(logits)),
+    u=lambda g, logits, u_shape, targets: (
+        g * softmax_residual(logits, namespace([targets]).ones(u_shape, logits.dtype),
+                             targets=targets)).sum(axis=-1))
 
 
 def _softmax_residual_vjp(g, y):

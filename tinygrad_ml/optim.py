@@ -530,7 +530,9 @@ def _scale(trained, factor):
 def scaled(arrays, *, factor):
     """Each array times the factor, rounded once; zeros if it is 0 (0 times inf would be NaN)."""
     xp = namespace(arrays)
-    return [xp.where(factor == 0, 0, x * factor).astype(x.dtype, copy=False) for x in arrays]
+    known = type(factor) is float and factor > 0  # not so a number on a device
+    times = lambda x: x * factor if known else xp.where(factor == 0, 0, x * factor)
+    return [times(x).astype(x.dtype, copy=False) for x in arrays]
 
 
 def grad_norm(parameters):

@@ -131,6 +131,28 @@ declare(F.masked_softmax, lambda draw: ((draw.array((2, 3), NARROW),),
         {"mask": draw.rng.random((2, 3)) < 0.6}),
         lambda x, *, mask: (e := np.where(mask, np.exp(x), 0)) / np.maximum(e.sum(-1, keepdims=True),
                                                                             1e-300))
+
+
+def _in_steps(*widths):
+    """Two arrays of five rows, whose diagonal goes down in steps of two."""
+
+    def inputs(draw):
+        batch = draw.pick([(), (2,)])
+        return tuple(draw.array((*batch, 5, n), MILD) for n in widths), {"step": 2}
+
+    return inputs
+
+
+REACHED = np.arange(5) < np.array([[2, 2, 4, 4, 5]]).T
+
+declare(F.lower_outer, _in_steps(2, 2), analytic=True,
+        reference=lambda a, b, *, step: np.where(REACHED, a @ b.swapaxes(-1, -2), 0))
+declare(F.lower_matmul, _in_steps(5, 2), analytic=True,
+        reference=lambda w, x, *, step: np.where(REACHED, w, 0) @ x)
+declare(F.lower_matmul_t, _in_steps(5, 2), analytic=True,
+        reference=lambda w, x, *, step: np.where(REACHED, w, 0).swapaxes(-1, -2) @ x)
+declare(F.lower_softmax, lambda draw: ((draw.array((2, 5, 5), NARROW),), {"step": 2}),
+        lambda x, *, step: (e := np.tri(5) * np.exp(x)) / e.sum(-1, keepdims=True))
 declare(F.attention, _attended, _attention, analytic=True, exact=False)
 
 # --- losses

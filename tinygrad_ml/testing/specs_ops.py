@@ -222,10 +222,16 @@ def _logits(draw):
     return (logits,), {"targets": targets}
 
 
-def _softmax_residual(logits, *, targets):
+def _weighted_logits(draw):
+    (logits,), options = _logits(draw)
+    return (logits, draw.array(logits.shape[:-1], REAL)), options
+
+
+def _softmax_residual(logits, u, *, targets):
     at = np.eye(logits.shape[-1], dtype=bool)[targets]
     p = scipy.special.softmax(logits, -1)
-    return np.where(at, -np.where(at, 0, p).sum(-1, keepdims=True), p)  # p - 1 loses digits
+    p = np.where(at, -np.where(at, 0, p).sum(-1, keepdims=True), p)  # p - 1 loses digits
+    return u[..., None] * p
 
 
 def nll(z, targets):
@@ -236,7 +242,7 @@ def nll(z, targets):
 
 
 declare(ops.nll, logits(_logits), lambda z, *, targets: nll(z, targets), torch="cross_entropy")
-declare(ops.softmax_residual, logits(_logits), _softmax_residual)
+declare(ops.softmax_residual, logits(_weighted_logits), _softmax_residual)
 
 # --- shape
 
