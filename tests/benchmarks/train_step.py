@@ -5,13 +5,13 @@
 
 By hand means forward and backward in plain numpy as one writes it who knows the model and wants
 speed: the same products, work in place, no tape, no checks. All start from the same weights and
-see the same batch, and the losses printed must agree. Steps are taken in turn, so that the
-machine's moods hit everybody alike, until a size has used its seconds. Printed are medians, the
-least (on a busy machine the better measure), and the processor's time, in milliseconds; the floor
-is the products and the bytes of the step at the speeds that this machine reached in the same run.
-In a process of its own each is measured twice more: "alone" is the processor's time of a step with
-malloc as such a program has it (only `tinygrad-ml train` tells it to keep what is freed; in turns
-all profit from that), and memory the growth of the process's peak over a step.
+see the same batch, and the losses printed must agree. Each has a process of its own, where no
+other's threads wait on its cores, and they take turns of a second, so that the machine's moods hit
+everybody alike, until a size has used its seconds. Printed are medians, the least (on a busy
+machine the better measure), and the processor's time, in milliseconds; the floor is the products
+and the bytes of the step at the speeds that this machine reached in the same run; memory is the
+growth of a process's peak over two steps. What is written in numpy, ours and by hand, keeps freed
+memory, as `tinygrad-ml train` tells malloc to.
 """
 
 import argparse
@@ -300,85 +300,92 @@ def prepared(size, name):
     return STEPS[name](config, weights, text[:, :-1].copy(), text[:, 1:].copy())
 
 
-def compare(size, peers, seconds):
+class Contestant:
+    """A peer in a process of its own, whose steps and processor time are counted there."""
+
+    def __init__(self, size, name, kernels):
+        command = [sys.executable, __file__, "--size", size, "--steps-of", name]
+        self.process = subprocess.Popen(
+            command if kernels else [*command, "--no-kernels"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        self.walls, self.used = [], []
+        self.peak_mb, self.loss = json.loads(self.process.stdout.readline())
+
+    def take_turn(self, seconds):
+        print(seconds, file=self.process.stdin, flush=True)
+        walls, used = json.loads(self.process.stdout.readline())
+        self.walls += walls
+        self.used += used
+
+    def figures(self):
+        return {
+            "median": 1e3 * float(np.median(self.walls)),
+            "least": 1e3 * min(self.walls),
+            "cpu": 1e3 * float(np.median(self.used)),
+            "peak_mb": self.peak_mb,
+            "loss": self.loss,
+        }
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def take_turns(size, name):
+    """The other end: the peak's growth and a loss, then for each line with a number of seconds, the steps."""
+    if name in ("ours", "hand"):
+        _keep_freed_memory()  # as `tinygrad-ml train` does; by hand in the same way
+    step = prepared(size, name)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of what comes now (Linux)
+    before = peak_rss()
+    loss = [step() for _ in range(2)][-1]
+    print(json.dumps([peak_rss() - before, loss]), flush=True)
+    for line in sys.stdin:
+        walls, used = [], []
+        step()  # wakes threads and caches
+        begin = time.perf_counter()
+        while not walls or time.perf_counter() - begin < float(line):
+            wall, cpu = time.perf_counter(), time.process_time()
+            step()
+            used.append(time.process_time() - cpu)
+            walls.append(time.perf_counter() - wall)
+        print(json.dumps([walls, used]), flush=True)
+
+
+def compare(size, peers, seconds, kernels):
     """{name: figures} of one size, printed as they are found."""
     if SIZES[size][0].get("n_kv_heads"):
         peers = [p for p in peers if p != "hand"]  # its heads are not grouped
-    steps = {name: prepared(size, name) for name in tqdm(peers, f"{size}: set up", leave=False)}
-    losses = {name: [step() for _ in range(2)][-1] for name, step in steps.items()}  # warm up
-    walls, used = ({name: [] for name in steps} for _ in range(2))
-    begin = time.perf_counter()
+    sides = {
+        name: Contestant(size, name, kernels)
+        for name in tqdm(peers, f"{size}: set up", leave=False)
+    }
+    rounds, begin = 0, time.perf_counter()
     with tqdm(total=seconds, desc=size, unit="s", leave=False) as bar:
-        while len(walls["ours"]) < 3 or time.perf_counter() - begin < seconds:
-            for name, step in steps.items():
-                wall, cpu = time.perf_counter(), time.process_time()
-                losses[name] = step()
-                used[name].append(time.process_time() - cpu)
-                walls[name].append(time.perf_counter() - wall)
+        while rounds < 3 or time.perf_counter() - begin < seconds:
+            rounds += 1
+            for side in sides.values():
+                side.take_turn(1.0)
             bar.n = min(seconds, round(time.perf_counter() - begin))
             bar.refresh()
-    found = {
-        name: {
-            "median": 1e3 * float(np.median(walls[name])),
-            "least": 1e3 * min(walls[name]),
-            "cpu": 1e3 * float(np.median(used[name])),
-            "alone": in_its_own_process(size, name, "alone"),
-            "peak_mb": in_its_own_process(size, name, "peak"),
-            "loss": losses[name],
-        }
-        for name in steps
-    }
-    report(size, found, floor(size), len(walls["ours"]))
+    found = {name: side.figures() for name, side in sides.items()}
+    for side in sides.values():
+        side.end()
+    report(size, found, floor(size), rounds)
     return found
 
 
 def report(size, found, floor_ms, rounds):
     sizes, b, t = SIZES[size]
     print(f"{size}: {sizes}, batch {b}, context {t}; {rounds} rounds, floor {floor_ms:.0f} ms")
-    print(
-        f"  {'ms':8}{'median':>9}{'least':>9}{'cpu':>9}{'alone':>9}{'MB':>8}"
-        "   it / ours: median, least, cpu, alone"
-    )
+    print(f"  {'ms':8}{'median':>9}{'least':>9}{'cpu':>9}{'MB':>8}   it / ours: median, least, cpu")
     for name, row in found.items():
-        kinds = ("median", "least", "cpu", "alone")
+        kinds = ("median", "least", "cpu")
         figures = "".join(f"{row[k]:9.1f}" for k in kinds)
         ratios = "".join(f"{row[k] / found['ours'][k]:8.2f}" for k in kinds)
         print(f"  {name:8}{figures}{row['peak_mb']:8.0f}   {ratios}   loss {row['loss']:.5f}")
-
-
-def in_its_own_process(size, name, what):
-    """What print_alone or print_peak says, from a fresh process."""
-    command = [sys.executable, __file__, "--size", size, f"--{what}-of", name]
-    path = os.pathsep.join(sys.path)
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
-    )
-    return float(done.stdout.split()[-1])
-
-
-def print_alone(size, name):
-    """Milliseconds of processor time of a step, the median of eight seconds of them."""
-    if name == "ours":
-        _keep_freed_memory()
-    step, used = prepared(size, name), []
-    for _ in range(2):
-        step()
-    begin = time.perf_counter()
-    while len(used) < 3 or time.perf_counter() - begin < 8:
-        cpu = time.process_time()
-        step()
-        used.append(1e3 * (time.process_time() - cpu))
-    print(np.median(used))
-
-
-def print_peak(size, name):
-    """Megabytes by which the process's peak grows from before its first step to after."""
-    step = prepared(size, name)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of what comes now (Linux)
-    before = peak_rss()
-    for _ in range(2):
-        step()
-    print(peak_rss() - before)
 
 
 def peak_rss():
@@ -429,21 +436,17 @@ def main():
     parser.add_argument("--peers", nargs="*", default=["hand", "torch"], choices=list(STEPS))
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--no-kernels", action="store_true", help="every function by definition")
-    parser.add_argument("--alone-of", choices=list(STEPS), help=argparse.SUPPRESS)
-    parser.add_argument("--peak-of", choices=list(STEPS), help=argparse.SUPPRESS)
+    parser.add_argument("--steps-of", choices=list(STEPS), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.alone_of:
-        return print_alone(given.size[0], given.alone_of)
-    if given.peak_of:
-        return print_peak(given.size[0], given.peak_of)
-    if given.no_kernels:
-        os.environ["TINYGRAD_ML_KERNELS"] = "off"  # of the processes that are started
-    _keep_freed_memory()
+    if given.steps_of:
+        with tg.use_kernels(not given.no_kernels):
+            return take_turns(given.size[0], given.steps_of)
     print(f"kernels: {tg.kernels.level()}, {tg.kernels.get_num_threads()} threads, "
           f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
-    with tg.use_kernels(not given.no_kernels):
-        peers = ["ours", *given.peers]
-        found = {size: compare(size, peers, given.seconds) for size in given.size or SIZES}
+    found = {
+        size: compare(size, ["ours", *given.peers], given.seconds, not given.no_kernels)
+        for size in given.size or SIZES
+    }
     if given.json:
         given.json.write_text(json.dumps(found, indent=1))
     return None
