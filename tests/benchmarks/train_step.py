@@ -1,7 +1,7 @@
 """One training step of a LLaMA: ours, against the same model by hand and in torch.
 
     python tests/benchmarks/train_step.py [--size S] [--size M] [--size L] [--seconds 60]
-        [--peers hand torch compile] [--json FILE] [--no-kernels]
+        [--peers hand torch compile ours-bf16 torch-bf16] [--json FILE] [--no-kernels]
 
 By hand means forward and backward in plain numpy as one writes it who knows the model and wants
 speed: the same products, work in place, no tape, no checks. All start from the same weights and
@@ -43,9 +43,9 @@ SIZES = {
 RATE, BETAS, DECAY, EPS = 1e-3, (0.9, 0.95), 0.1, 1e-8
 
 
-def ours(config, weights, tokens, targets):
-    """A function that makes one step and returns the loss."""
-    model = Llama(config, rng=None)
+def ours(config, weights, tokens, targets, dtype="float32"):
+    """A function that makes one step and returns the loss; the masters are float32."""
+    model = Llama(config, rng=None, dtype=dtype)
     model.load_state_dict(weights)
     optimizer = optim.AdamW(model.named_parameters(), lr=RATE, betas=BETAS, weight_decay=DECAY)
 
@@ -226,10 +226,10 @@ def by_hand(config, weights, tokens, targets):
 # ------------------------------------------------------------------------------------- torch
 
 
-def torch_step(config, weights, tokens, targets, compiled=False, device="cpu"):
+def torch_step(config, weights, tokens, targets, compiled=False, device="cpu", half=False):
     """A function that makes one step and returns the loss; attention and norms are torch's own.
 
-    On a GPU the products are of bfloat16 (autocast), the weights and the optimiser in float32.
+    On a GPU, or if `half`, the products are of bfloat16 (autocast); weights and optimiser float32.
     """
     import torch
     import torch.nn.functional as F
@@ -272,7 +272,7 @@ def torch_step(config, weights, tokens, targets, compiled=False, device="cpu"):
     forward = torch.compile(forward) if compiled else forward
 
     def step():
-        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+        with torch.autocast(device, torch.bfloat16, enabled=half or device != "cpu"):
             loss = forward()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(w.values(), 1.0)
@@ -288,6 +288,8 @@ STEPS = {
     "hand": by_hand,
     "torch": torch_step,
     "compile": lambda *given: torch_step(*given, compiled=True),
+    "ours-bf16": lambda *given: ours(*given, dtype="bfloat16"),
+    "torch-bf16": lambda *given: torch_step(*given, half=True),
 }
 
 
@@ -334,8 +336,8 @@ class Contestant:
 
 
 def take_turns(size, name):
-    """The other end: the peak's growth and a loss, then for each line with a number of seconds, the steps."""
-    if name in ("ours", "hand"):
+    """The other end: the peak's growth and a loss; then, for each line of seconds, the steps."""
+    if name in ("ours", "ours-bf16", "hand"):
         _keep_freed_memory()  # as `tinygrad-ml train` does; by hand in the same way
     step = prepared(size, name)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of what comes now (Linux)
@@ -380,12 +382,14 @@ def compare(size, peers, seconds, kernels):
 def report(size, found, floor_ms, rounds):
     sizes, b, t = SIZES[size]
     print(f"{size}: {sizes}, batch {b}, context {t}; {rounds} rounds, floor {floor_ms:.0f} ms")
-    print(f"  {'ms':8}{'median':>9}{'least':>9}{'cpu':>9}{'MB':>8}   it / ours: median, least, cpu")
+    print(
+        f"  {'ms':10}{'median':>9}{'least':>9}{'cpu':>9}{'MB':>8}   it / ours: median, least, cpu"
+    )
     for name, row in found.items():
         kinds = ("median", "least", "cpu")
         figures = "".join(f"{row[k]:9.1f}" for k in kinds)
         ratios = "".join(f"{row[k] / found['ours'][k]:8.2f}" for k in kinds)
-        print(f"  {name:8}{figures}{row['peak_mb']:8.0f}   {ratios}   loss {row['loss']:.5f}")
+        print(f"  {name:10}{figures}{row['peak_mb']:8.0f}   {ratios}   loss {row['loss']:.5f}")
 
 
 def peak_rss():
