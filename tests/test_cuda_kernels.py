@@ -248,6 +248,16 @@ def test_attention_leaves_heads_that_merge_without_a_copy(cuda, dtype):
     assert all(x.swapaxes(1, 2).flags.c_contiguous for x in (y, *slopes))
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.5])
+def test_attention_of_a_scale_that_is_not_positive(cuda, scale):
+    """There the definition runs: the kernel takes the greatest product for the greatest score."""
+    arrays = [numbers(1, 2, 7, 8, seed=i).astype("float32") for i in range(3)]
+    f = lambda q, k, v: F.attention(q, k, v, causal=True, scale=scale)
+    found = evaluated(f, arrays, "cuda")
+    for a, b in zip(found, evaluated(f, [a.astype("float64") for a in arrays], "cpu"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_adamw_steps_as_on_the_cpu(cuda, dtype):
     """60 parameters: more than one launch takes; one of more than a block, one of one entry."""
