@@ -2,8 +2,12 @@
 
    Each follows the operation that Intel's manual gives (SDM volume 2: LDTILECFG, TILELOADD, TILESTORED,
    TILEZERO, TILERELEASE, TDPBF16PS). Where the CPU would stop the program nothing is done, and the
-   first fault is kept for `fault`. test_amx.py compiles this beside pool.c. */
+   first fault is kept for `fault`. test_amx.py compiles this beside pool.c.
+
+   `trap` lets the instructions themselves run where the CPU has none: it stops at each. */
+#define _GNU_SOURCE
 #include <math.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
@@ -135,6 +139,39 @@ VISIBLE void tile_multiply(int c, int a, int b) {
             }
     }
 }
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <ucontext.h>
+
+static struct sigaction before;
+
+/* VEX.128.0F38.W0, the operands as amx.h writes them: tiles below 8, [rax], [rax + rcx]. */
+static void trapped(int number, siginfo_t *info, void *context) {
+    (void)info;
+    greg_t *now = ((ucontext_t *)context)->uc_mcontext.gregs;
+    const uint8_t *at = (const uint8_t *)now[REG_RIP];
+    uint32_t what = at[2] << 16 | at[3] << 8 | at[4];
+    int reg = at[4] >> 3 & 7, rm = at[4] & 7, third = 15 - (at[2] >> 3 & 15), length = 5;
+    void *address = (void *)now[REG_RAX];
+    int ours = at[0] == 0xc4 && at[1] == 0xe2;
+    if (ours && what == 0x784900) tiles_configure(address);
+    else if (ours && what == 0x7849c0) tiles_release();
+    else if (ours && (what & 0xffffc7) == 0x7b49c0) tile_zero(reg);
+    else if (ours && (what & 0xffffc7) == 0x7b4b04 && at[5] == 8)
+        tile_load(reg, address, now[REG_RCX]), length = 6;
+    else if (ours && (what & 0xffffc7) == 0x7a4b04 && at[5] == 8)
+        tile_store(reg, address, now[REG_RCX]), length = 6;
+    else if (ours && (what & 0x87ffc0) == 0x025cc0) tile_multiply(reg, rm, third);
+    else sigaction(number, &before, NULL), length = 0; /* somebody else's: it comes again */
+    now[REG_RIP] += length;
+}
+
+VISIBLE void trap(int on) {
+    struct sigaction ours = {.sa_sigaction = trapped, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    if (on) sigaction(SIGILL, &ours, &before);
+    else sigaction(SIGILL, &before, NULL);
+}
+#endif
 
 #define TILES_CONFIGURE tiles_configure
 #define TILES_RELEASE tiles_release

@@ -59,6 +59,18 @@ def standin(tmp_path_factory):
     return found
 
 
+@pytest.fixture
+def trapped(standin):
+    """The library may run AMX's instructions: where they stop the CPU the stand-in does them."""
+    if kernels.level() != "v4" or not sys.platform.startswith("linux"):
+        pytest.skip("AMX is for level v4, and asked for on Linux")
+    native.tiles_allowed()  # where there is AMX it runs
+    standin.trap(1)
+    yield
+    standin.trap(0)
+    assert_clean(standin)
+
+
 THREADS, LOADS, PRODUCTS, SHAPES = range(4)  # what the stand-in has counted
 
 
@@ -274,6 +286,22 @@ def test_the_library_has_the_instructions_that_it_means():
         *{("tilezero", f"%tmm{t}") for t in places[:4]},
         *{("tdpbf16ps", f"%tmm{6 + t % 2},%tmm{4 + t // 2},%tmm{t}") for t in places[:4]},
     }
+
+
+@pytest.mark.parametrize("layouts", ["CC", "CF", "FC", "FF"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (45, 51, 77), (70, 90, 40), (33, 800, 545)], ids=str)
+def test_the_library_gives_the_bits_of_the_stand_in(trapped, standin, shape, layouts):
+    """Its instructions are read from their bytes."""
+    m, n, k = shape
+    a, b = halves((m, k), layouts[0]), halves((k, n), layouts[1], 1)
+    for add in (False, True):
+        expected, found = np.ones((2, m, n), np.float32)
+        standin.counted(PRODUCTS)
+        by_tiles(standin, a, b, expected, add)
+        calls = standin.counted(PRODUCTS)
+        half_product(a, b, found, add, TILES)
+        assert found.tobytes() == expected.tobytes()
+        assert native.tiles_allowed() or standin.counted(PRODUCTS) == calls > 0
 
 
 def configuration(shapes, palette=1):
