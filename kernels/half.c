@@ -241,8 +241,9 @@ static int has_bf16(void) {
    AMX has eight tiles of 16 rows by 64 bytes. A tile of A holds 16 pairs of each of 16 rows, one of B
    16 rows of pairs of 16 columns, one of C their sums. Tiles 0 1 2 3 are C's, two by two, 4 5 A's and
    6 7 B's: each that is loaded serves two products. A panel of B (32 KB) stays in the first-level
-   cache while the rows of a piece pass, which come from the second level. At the edges of C tiles
-   have fewer rows and columns; only along k are zeros put in. */
+   cache while the rows of a piece pass, which come from the second level: they are read where they
+   lie, and some multiples of a power of two apart would not stay in the first together. At the edges
+   of C tiles have fewer rows and columns; only along k are zeros put in. */
 
 enum { SIDE = 16, BOTH = 2 * SIDE };
 
@@ -284,20 +285,20 @@ INLINE void tile_step(const int tall, const int wide, const char *a, integer dow
     }
 }
 
-#define EACH_SUM(DO)                                           \
-    do {                                                       \
-        DO(0, c, line);                                        \
-        if (wide > 1) DO(1, c + SIDE, line);                   \
-        if (tall > 1) {                                        \
-            DO(2, c + SIDE * p->c_down, line);                 \
+#define EACH_SUM(DO)                                                \
+    do {                                                            \
+        DO(0, c, line);                                             \
+        if (wide > 1) DO(1, c + SIDE, line);                        \
+        if (tall > 1) {                                             \
+            DO(2, c + SIDE * p->c_down, line);                      \
             if (wide > 1) DO(3, c + SIDE * p->c_down + SIDE, line); \
-        }                                                      \
+        }                                                           \
     } while (0)
 #define CLEAR(t, c, line) TILE_ZERO(t)
 
 /* Up to 32 by 32 sums: `whole` steps with A as it lies, the others with what was packed of it. */
-INLINE void square(const int tall, const int wide, const Block *p, const bf16 *a, integer whole,
-                   const uint32_t *packed, integer left, const uint32_t *b, integer width, float *c) {
+INLINE void sums(const int tall, const int wide, const Block *p, const bf16 *a, integer whole,
+                 const uint32_t *packed, integer left, const uint32_t *b, integer width, float *c) {
     integer line = p->c_down * sizeof(float);
     if (p->add) EACH_SUM(TILE_LOAD);
     else EACH_SUM(CLEAR);
@@ -346,10 +347,10 @@ static void rows_by_tiles(const void *task, integer piece) {
             float *c = p->c + (first + r) * p->c_down + j;
             if (shape != tall * BOTH + wide) configure(tall, wide), shape = tall * BOTH + wide;
             switch (2 * (tall > SIDE) + (wide > SIDE)) {
-            case 0: square(1, 1, p, x, whole, packed, left, b, width, c); break;
-            case 1: square(1, 2, p, x, whole, packed, left, b, width, c); break;
-            case 2: square(2, 1, p, x, whole, packed, left, b, width, c); break;
-            default: square(2, 2, p, x, whole, packed, left, b, width, c);
+            case 0: sums(1, 1, p, x, whole, packed, left, b, width, c); break;
+            case 1: sums(1, 2, p, x, whole, packed, left, b, width, c); break;
+            case 2: sums(2, 1, p, x, whole, packed, left, b, width, c); break;
+            default: sums(2, 2, p, x, whole, packed, left, b, width, c);
             }
         }
     TILES_RELEASE();
