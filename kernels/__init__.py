@@ -9,9 +9,10 @@ when the first kernel is asked for:
 
     base   any CPU
     v3     AVX2 and FMA
-    v4     AVX-512 (F, VL, BW, DQ)
+    v4     AVX-512 (F, VL, BW, DQ); within it, asked for at run time, avx512_bf16 and AMX
 
-TINYGRAD_ML_KERNELS=off|base|v3|v4|amx is a ceiling (amx: no ceiling).
+TINYGRAD_ML_KERNELS=off|base|v3|v4|amx is a ceiling (amx: no ceiling). `amx()` says whether AMX is
+in use.
 """
 
 from . import (
@@ -40,3 +41,4 @@ from . import (
     unit_sums,
 )
 from .native import get_num_threads, level, set_num_threads
+from .product import amx

@@ -2,8 +2,9 @@
 
    A bfloat16 is the upper half of a float32. Two that follow one another along k make a pair, one
    32-bit word; a product of pairs is a product of words with k / 2 of them, so that the blocks are
-   those of product.c. avx512_bf16 multiplies and adds a register of pairs in one instruction;
-   without it each half of a word becomes a float32 by a shift or a mask. */
+   those of product.c. AMX multiplies and adds 16 by 16 by 16 pairs in one instruction, avx512_bf16 a
+   register of them; without either each half of a word becomes a float32 by a shift or a mask. */
+#include "amx.h"
 #include "tile.h"
 
 #ifdef REAL_IS_FLOAT
@@ -67,7 +68,9 @@ typedef struct {
     uint32_t *packed;
     integer a_down, a_across, b_down, b_across, c_down; /* in bfloat16s, and float32s of C */
     integer m, n, k;                                    /* of this block; k of single numbers */
-    integer rows;
+    integer rows;  /* of A in a piece of work */
+    integer panel; /* columns of B that lie side by side */
+    integer deep;  /* pairs of k, with the zeros that fill a tile */
     int add;
 } Block;
 
@@ -75,35 +78,48 @@ INLINE integer pairs_of(integer k) { return (k + 1) / 2; }
 
 /* Pair p of a row or column whose entries are `across` apart; 0 behind the k-th entry. */
 INLINE uint32_t pair_at(const bf16 *x, integer across, integer p, integer k) {
-    return x[2 * p * across] | (2 * p + 1 < k ? (uint32_t)x[(2 * p + 1) * across] << 16 : 0);
+    uint32_t even = 2 * p < k ? x[2 * p * across] : 0;
+    return even | (2 * p + 1 < k ? (uint32_t)x[(2 * p + 1) * across] << 16 : 0);
+}
+
+/* Two rows (columns) of numbers as one of pairs. */
+INLINE void interleave(const bf16 *restrict even, const bf16 *restrict odd, uint32_t *restrict to, integer n) {
+#pragma omp simd
+    for (integer l = 0; l < n; l++) to[l] = even[l] | (uint32_t)odd[l] << 16;
 }
 
 static void pack_panel(const void *task, integer panel) {
     const Block *p = task;
-    integer j = panel * PANEL, width = smaller(PANEL, padded(p->n - j));
-    integer filled = smaller(width, p->n - j), deep = pairs_of(p->k);
+    integer j = panel * p->panel, width = smaller(p->panel, padded(p->n - j));
+    integer filled = smaller(width, p->n - j), deep = p->deep;
     uint32_t *restrict to = p->packed + j * deep;
     const bf16 *restrict from = p->b + j * p->b_across;
     if (p->b_across == 1) {
         for (integer i = 0; i < deep; i++) {
-            const bf16 *even = from + 2 * i * p->b_down, *odd = even + p->b_down;
-            if (2 * i + 1 < p->k)
-#pragma omp simd
-                for (integer l = 0; l < filled; l++) to[i * width + l] = even[l] | (uint32_t)odd[l] << 16;
+            const bf16 *even = from + 2 * i * p->b_down;
+            integer done = 2 * i < p->k ? filled : 0;
+            if (2 * i + 1 < p->k) interleave(even, even + p->b_down, to + i * width, done);
             else
-                for (integer l = 0; l < filled; l++) to[i * width + l] = even[l];
-            memset(to + i * width + filled, 0, (width - filled) * sizeof(uint32_t));
+                for (integer l = 0; l < done; l++) to[i * width + l] = even[l];
+            memset(to + i * width + done, 0, (width - done) * sizeof(uint32_t));
         }
         return;
     }
     for (integer i = 0; i < deep; i += LANES)
-        for (integer l = 0; l < width; l++)
-            for (integer r = i; r < smaller(i + LANES, deep); r++) {
-                const bf16 *x = from + l * p->b_across;
-                integer whole = p->b_down == 1 && 2 * r + 1 < p->k;
-                to[r * width + l] = l >= filled ? 0
-                                    : whole ? *(const pair *)(x + 2 * r) : pair_at(x, p->b_down, r, p->k);
+        for (integer l = 0; l < width; l += LANES) {
+            const bf16 *x = from + l * p->b_across;
+            if (p->b_down == 1 && l + LANES <= filled && 2 * (i + LANES) <= p->k) {
+                uint32_t square[LANES * LANES];
+                for (int e = 0; e < LANES; e++)
+                    memcpy(square + e * LANES, x + e * p->b_across + 2 * i, sizeof(vector));
+                transpose_square((const number *)square, LANES, (number *)(to + i * width + l), width);
+                continue;
             }
+            for (integer r = i; r < smaller(i + LANES, deep); r++)
+                for (integer e = 0; e < LANES; e++)
+                    to[r * width + l + e] =
+                        l + e < filled ? pair_at(x + e * p->b_across, p->b_down, r, p->k) : 0;
+        }
 }
 
 static void pack_rows(const Block *p, const bf16 *restrict a, uint32_t *restrict to, integer rows) {
@@ -113,9 +129,7 @@ static void pack_rows(const Block *p, const bf16 *restrict a, uint32_t *restrict
         if (p->a_down == 1 && 2 * i + 1 < p->k) {
             const bf16 *even = a + 2 * i * p->a_across, *odd = even + p->a_across;
             for (; r + TALL <= rows; r += TALL)
-#pragma omp simd
-                for (integer l = 0; l < TALL; l++)
-                    to[r * deep + i * TALL + l] = even[r + l] | (uint32_t)odd[r + l] << 16;
+                interleave(even + r, odd + r, to + r * deep + i * TALL, TALL);
         }
         for (; r < rows; r++)
             to[r / TALL * TALL * deep + i * TALL + r % TALL] =
@@ -222,21 +236,151 @@ static int has_bf16(void) {
 #endif
 }
 
-/* As product, of A and B in bfloat16 with C in float32. `native`: use avx512_bf16 if it is there. */
+/* ------------------------------------------------------------------------------------- by tiles
+
+   AMX has eight tiles of 16 rows by 64 bytes. A tile of A holds 16 pairs of each of 16 rows, one of B
+   16 rows of pairs of 16 columns, one of C their sums. Tiles 0 1 2 3 are C's, two by two, 4 5 A's and
+   6 7 B's: each that is loaded serves two products. A panel of B (32 KB) stays in the first-level
+   cache while the rows of a piece pass, which come from the second level: they are read where they
+   lie, and some multiples of a power of two apart would not stay in the first together. At the edges
+   of C tiles have fewer rows and columns; only along k are zeros put in. */
+
+enum { SIDE = 16, BOTH = 2 * SIDE };
+
+#ifdef TILE_LOAD
+
+typedef struct {
+    uint8_t palette, start, unused[14];
+    uint16_t bytes[16]; /* of a row of each tile */
+    uint8_t rows[16];
+} Shapes;
+
+static void configure(integer rows, integer columns) {
+    Shapes s = {.palette = 1};
+    integer tall[2] = {smaller(SIDE, rows), larger(0, rows - SIDE)};
+    integer wide[2] = {smaller(SIDE, columns), larger(0, columns - SIDE)};
+    for (int t = 0; t < 8; t++) { /* a tile without rows must have no columns either */
+        integer down = t < 4 ? tall[t / 2] : t < 6 ? tall[t - 4] : SIDE;
+        integer across = t < 4 ? wide[t % 2] : t < 6 ? SIDE : wide[t - 6];
+        if (down && across) s.rows[t] = down, s.bytes[t] = across * sizeof(float);
+    }
+    TILES_CONFIGURE(&s);
+}
+
+/* 16 pairs deep: a and b are the first of the rows of A's tiles and of B's. */
+INLINE void tile_step(const int tall, const int wide, const char *a, integer down, const uint32_t *b,
+                      integer width) {
+    integer line = width * sizeof(uint32_t);
+    TILE_LOAD(6, b, line);
+    TILE_LOAD(4, a, down);
+    TILE_MULTIPLY(0, 4, 6);
+    if (wide > 1) {
+        TILE_LOAD(7, b + SIDE, line);
+        TILE_MULTIPLY(1, 4, 7);
+    }
+    if (tall > 1) {
+        TILE_LOAD(5, a + SIDE * down, down);
+        TILE_MULTIPLY(2, 5, 6);
+        if (wide > 1) TILE_MULTIPLY(3, 5, 7);
+    }
+}
+
+#define EACH_SUM(DO)                                                \
+    do {                                                            \
+        DO(0, c, line);                                             \
+        if (wide > 1) DO(1, c + SIDE, line);                        \
+        if (tall > 1) {                                             \
+            DO(2, c + SIDE * p->c_down, line);                      \
+            if (wide > 1) DO(3, c + SIDE * p->c_down + SIDE, line); \
+        }                                                           \
+    } while (0)
+#define CLEAR(t, c, line) TILE_ZERO(t)
+
+/* Up to 32 by 32 sums: `whole` steps with A as it lies, the others with what was packed of it. */
+INLINE void sums(const int tall, const int wide, const Block *p, const bf16 *a, integer whole,
+                 const uint32_t *packed, integer left, const uint32_t *b, integer width, float *c) {
+    integer line = p->c_down * sizeof(float);
+    if (p->add) EACH_SUM(TILE_LOAD);
+    else EACH_SUM(CLEAR);
+    for (integer s = 0; s < whole; s++, b += SIDE * width)
+        tile_step(tall, wide, (const char *)(a + BOTH * s), p->a_down * sizeof(bf16), b, width);
+    for (integer i = 0; i < left; i += SIDE, b += SIDE * width)
+        tile_step(tall, wide, (const char *)(packed + i), left * sizeof(uint32_t), b, width);
+    EACH_SUM(TILE_STORE);
+}
+
+/* Rows of A, pairs from the first-th on, zeros behind the last. */
+static void pack_pairs(const Block *p, const bf16 *a, integer first, uint32_t *to, integer rows) {
+    integer left = p->deep - first;
+    for (integer i = 0; i < left; i += LANES) /* rows within: where A is stored by columns they follow */
+        for (integer r = 0; r < rows; r += LANES) {
+            const bf16 *from = a + r * p->a_down;
+            uint32_t *at = to + r * left + i;
+            if (p->a_down == 1 && r + LANES <= rows && 2 * (first + i + LANES) <= p->k) {
+                uint32_t square[LANES * LANES];
+                for (int e = 0; e < LANES; e++) {
+                    const bf16 *even = from + 2 * (first + i + e) * p->a_across;
+                    interleave(even, even + p->a_across, square + e * LANES, LANES);
+                }
+                transpose_square((const number *)square, LANES, (number *)at, left);
+                continue;
+            }
+            for (integer e = 0; e < smaller(LANES, rows - r); e++)
+                for (integer l = 0; l < LANES; l++)
+                    at[e * left + l] = pair_at(from + e * p->a_down, p->a_across, first + i + l, p->k);
+        }
+}
+
+/* The tiles are the thread's own: each piece configures them, and leaves none to be saved. */
+static void rows_by_tiles(const void *task, integer piece) {
+    const Block *p = task;
+    integer first = piece * p->rows, many = smaller(p->rows, p->m - first), shape = 0;
+    integer whole = p->a_across == 1 ? p->k / BOTH : 0, left = p->deep - SIDE * whole;
+    const bf16 *a = p->a + first * p->a_down;
+    uint32_t *own = scratch(OWN, p->rows * left * sizeof(uint32_t));
+    pack_pairs(p, a, SIDE * whole, own, many);
+    for (integer j = 0; j < p->n; j += BOTH)
+        for (integer r = 0; r < many; r += BOTH) {
+            integer tall = smaller(BOTH, many - r), wide = smaller(BOTH, p->n - j), width = padded(wide);
+            const bf16 *x = a + r * p->a_down;
+            const uint32_t *packed = own + r * left, *b = p->packed + j * p->deep;
+            float *c = p->c + (first + r) * p->c_down + j;
+            if (shape != tall * BOTH + wide) configure(tall, wide), shape = tall * BOTH + wide;
+            switch (2 * (tall > SIDE) + (wide > SIDE)) {
+            case 0: sums(1, 1, p, x, whole, packed, left, b, width, c); break;
+            case 1: sums(1, 2, p, x, whole, packed, left, b, width, c); break;
+            case 2: sums(2, 1, p, x, whole, packed, left, b, width, c); break;
+            default: sums(2, 2, p, x, whole, packed, left, b, width, c);
+            }
+        }
+    TILES_RELEASE();
+}
+
+static const Work by_tiles = rows_by_tiles;
+#else
+static const Work by_tiles = NULL;
+#endif
+
+/* As product, of A and B in bfloat16 with C in float32. `by`: 2 AMX, which the caller has asked for
+   (tiles_allowed); 1 avx512_bf16 if it is there; 0 neither. */
 EXPORT half_product_float(const bf16 *a, integer a_down, integer a_across, const bf16 *b, integer b_down,
                           integer b_across, float *c, integer c_down, integer m, integer n, integer k,
-                          integer add, integer native) {
+                          integer add, integer by) {
+    int tiles = by == 2 && by_tiles;
+    Work work = tiles ? by_tiles : by && has_bf16() ? rows_native : rows_portable;
     uint32_t *packed = scratch(SHARED, DEPTH * BREADTH * sizeof(uint32_t));
-    integer depth = 2 * (2 * n <= BREADTH ? 2 * DEPTH : DEPTH);
-    integer rows = smaller(6, larger(1, m / (8 * TALL))) * TALL;
+    integer depth = 2 * (2 * n <= BREADTH && !tiles ? 2 * DEPTH : DEPTH);
+    integer panel = tiles ? BOTH : PANEL, tall = tiles ? BOTH : TALL;
+    integer rows = smaller(tiles ? 4 : 6, larger(1, m / (8 * tall))) * tall;
     for (integer j = 0; j < n; j += BREADTH)
         for (integer i = 0; i < k; i += depth) {
+            integer deep = smaller(depth, k - i);
             Block p = {a + i * a_across, b + i * b_down + j * b_across, c + j, packed,
                        a_down, a_across, b_down, b_across, c_down,
-                       m, smaller(BREADTH, n - j), smaller(depth, k - i), rows, add || i};
-            share(pack_panel, &p, blocks_of(PANEL, p.n), p.n * p.k);
-            share(native && has_bf16() ? rows_native : rows_portable, &p, blocks_of(rows, m),
-                  2 * m * p.n * p.k);
+                       m, smaller(BREADTH, n - j), deep, rows,
+                       panel, tiles ? blocks_of(BOTH, deep) * SIDE : pairs_of(deep), add || i};
+            share(pack_panel, &p, blocks_of(panel, p.n), p.n * p.k);
+            share(work, &p, blocks_of(rows, m), 2 * m * p.n * p.k);
         }
 }
 

@@ -31,24 +31,33 @@ def library():
 
 @functools.cache
 def loaded():
-    """(level, library), chosen once: the best that was built, this CPU has and the ceiling allows.
-
-    ValueError for a TINYGRAD_ML_KERNELS that is no level.
-    """
-    ceiling = os.environ.get("TINYGRAD_ML_KERNELS") or "amx"
-    if ceiling not in CEILINGS:
-        raise ValueError(
-            f"TINYGRAD_ML_KERNELS: got {ceiling!r}, expected one of {', '.join(CEILINGS)}"
-        )
-    base = _open("base") if CEILINGS[ceiling] >= 0 else None
+    """(level, library), chosen once: the best that was built, the CPU has, the ceiling allows."""
+    base = _open("base") if _ceiling() >= 0 else None
     if base is None:
         return "off", None
-    best = min(CEILINGS[ceiling], base.best_level())
+    best = min(_ceiling(), base.best_level())
     for name in sorted(LEVELS, key=LEVELS.get, reverse=True):
         found = _open(name) if LEVELS[name] <= best else None
         if found is not None:
             found.set_threads(_threads)
             return name, found
+
+
+@functools.cache
+def tiles_allowed():
+    """Whether this process may use AMX: level v4, no ceiling, and the system agrees."""
+    return level() == "v4" and _ceiling() == CEILINGS["amx"] and bool(library().tiles_allowed())
+
+
+@functools.cache
+def _ceiling():
+    """ValueError for a TINYGRAD_ML_KERNELS that is no level."""
+    ceiling = os.environ.get("TINYGRAD_ML_KERNELS") or "amx"
+    if ceiling not in CEILINGS:
+        raise ValueError(
+            f"TINYGRAD_ML_KERNELS: got {ceiling!r}, expected one of {', '.join(CEILINGS)}"
+        )
+    return CEILINGS[ceiling]
 
 
 def _open(name):

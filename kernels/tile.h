@@ -15,12 +15,13 @@ enum { TALL = 4, WIDE = 3 };
 enum { TALL = 4, WIDE = 2 };
 #endif
 
+typedef real number __attribute__((may_alias)); /* or what has its size */
 typedef real vector __attribute__((vector_size(REGISTER), aligned(sizeof(real)), may_alias));
 enum { LANES = REGISTER / sizeof(real) };
 
 /* A square of LANES by LANES numbers, transposed in registers: at step s the numbers whose row and
    column differ in that bit change places. */
-INLINE void transpose_square(const real *x, integer stride, real *to, integer wide) {
+INLINE void transpose_square(const number *x, integer stride, number *to, integer wide) {
 #ifdef __clang__
     for (int j = 0; j < LANES; j++)
         for (int i = 0; i < LANES; i++) to[j * wide + i] = x[i * stride + j];

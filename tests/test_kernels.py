@@ -279,16 +279,16 @@ def test_products_larger_than_a_block(shape, dtype, layouts, monkeypatch):
         assert (room[:, n:] == 2).all()  # nothing is written beside it
 
 
-@pytest.mark.parametrize("native", [0, 1])
+@pytest.mark.parametrize("by", [0, 1, 2], ids=["plain", "avx512_bf16", "AMX"])
 @given(st.lists(st.integers(1, 70), min_size=3, max_size=3), st.booleans(), st.booleans())
-def test_products_of_bfloat16_are_added_up_in_float32(native, sizes, left, right):
+def test_products_of_bfloat16_are_added_up_in_float32(by, sizes, left, right):
+    if by == 2 and not kernels.amx():
+        pytest.skip("no AMX here; see test_amx.py")
     (m, n, k), rng = sizes, np.random.default_rng(0)
     a, b = (rng.standard_normal(s, np.float32).astype(BFLOAT16) for s in ((m, k), (k, n)))
     exact, size = a.astype(float) @ b.astype(float), abs(a.astype(float)) @ abs(b.astype(float))
     a, b = (np.asfortranarray(x) if other else x for x, other in ((a, left), (b, right)))
-    steps, found = kernels.product.steps, np.ones((m, n), np.float32)
-    kernels.native.call("half_product", found.dtype, a, *steps(a), b, *steps(b), found, n,
-                        m, n, k, 1, native)  # fmt: skip
+    found = kernels.product.half_product(a, b, np.ones((m, n), np.float32), True, by)
     assert (abs(found - 1 - exact) <= 1e-6 * size + 1e-6).all()  # 8 ulp of float32
 
 

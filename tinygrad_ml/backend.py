@@ -255,8 +255,9 @@ def matmul_precision(precision):
     |rest| <= 2^-16 |a|; b likewise. Added up, in float32, is a1 b1 + a1 b2 + a2 b1. Missing are
     a2 b2 and what the rests would add: at most 3 2^-16 |a| |b|, in sums of random terms some 2^-19
     where float32 has 2^-22. On a GPU's tensor cores three products of halves should take a quarter
-    of float32's time. A CPU's bfloat16 is twice as fast at best: 1.4 to 2.5 times float32's time
-    was measured, so there it only shows what a GPU would compute.
+    of float32's time. A CPU's bfloat16 is twice as fast at best without AMX: 1.4 to 2.5 times
+    float32's time was measured, so there it only shows what a GPU would compute; with AMX nothing
+    was measured.
 
     "highest", the default, is float32 throughout. Forward and backward each go by what is in force
     when they run, which of this and allow_tf32 is the inner one. Nothing changes for other dtypes,

@@ -78,7 +78,8 @@ def main():
     parser.add_argument("--json", type=Path, help="write the figures here too")
     given = parser.parse_args()
     names = ["ours", "numpy", "torch", "ours bf16", "torch bf16"]
-    print(f"level {kernels.level()}, {kernels.get_num_threads()} threads\n")
+    by = "AMX" if kernels.amx() else "vectors"
+    print(f"level {kernels.level()}, bf16 by {by}, {kernels.get_num_threads()} threads\n")
     print(f"{'GFLOP/s':30}" + "".join(f"{name:>12}" for name in names))
     found = {}
     for size, shape in tqdm([(s, shape) for s in SHAPES for shape in SHAPES[s]], leave=False):
