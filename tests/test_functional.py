@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 import tinygrad_ml as tg
-from tinygrad_ml import arrays, creation
+from tinygrad_ml import arrays, creation, ops
 from tinygrad_ml import functional as F
 
 seeds = st.integers(0, 2**32 - 1)
@@ -908,6 +908,58 @@ def test_gradient_of_the_variance_of_close_numbers_keeps_its_digits():
     expected = [float(2 * (v - sum(exact) / 3) / 3) for v in exact]
     x = tg.tensor(x, requires_grad=True)
     np.testing.assert_allclose(tg.grad(tg.var(x), x).numpy(), expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize("large", [1, 1000])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_variance_of_equal_numbers_is_zero(dtype, large):
+    x = tg.tensor(np.full((5, 3), 1.744126 * large, dtype))  # whose mean is a rounding off
+    assert (tg.var(x, 0).numpy() == 0).all() and tg.var(x).item() == tg.std(x).item() == 0
+
+
+def test_an_average_by_tiny_weights_does_not_vanish():
+    x, w = np.array([[1.0, 2], [3, 5]]) * 1e-30, np.array([1.0, 3]) * 1e-30
+    leaves = [tg.tensor(a.astype("float32"), requires_grad=True) for a in (x, w)]
+    y = F.average(leaves[0], 1, leaves[1])
+    np.testing.assert_allclose(y.numpy(), [1.75e-30, 4.5e-30], rtol=1e-6)
+    to_x, to_w = (slope.numpy() for slope in tg.grad(y.sum(), leaves))
+    np.testing.assert_allclose(to_x, [[0.25, 0.75]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(to_w, [-0.5625, 0.1875], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "dtype, others", [("float32", [-20.0, -30.0]), ("float64", [-50.0, -70.0])]
+)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_nearly_certain_class_keeps_the_digits_of_its_log_softmax(dtype, others, axis):
+    z, rtol = np.array([[0.0, *others]], dtype), 8 * np.finfo(dtype).eps
+    z = z.T if axis == 0 else z
+    p = np.exp(np.array(others))
+    left = p.sum() / (1 + p.sum())  # 1 - p of the first: beside 1 nothing
+    p = [1 - left, *p / (1 + p.sum())]
+    rows = np.eye(3) - p
+    rows[0, 0] = left  # d y_i / d z_j
+    x = tg.tensor(z, requires_grad=True)
+    y = ops.log_softmax(x, axis=axis)
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y.numpy().ravel()[0], -np.log1p(np.exp(others).sum()), rtol=rtol)
+    for i, unit in enumerate(np.eye(3, dtype=dtype)):
+        unit = unit.reshape(z.shape)
+        (back,) = tg.grad(y, [x], unit)
+        _, ahead = tg.jvp(
+            lambda v: ops.log_softmax(v, axis=axis), [tg.tensor(z)], [tg.tensor(unit)]
+        )
+        np.testing.assert_allclose(back.numpy().ravel(), rows[i], rtol=rtol)
+        np.testing.assert_allclose(ahead.numpy().ravel(), rows[:, i], rtol=rtol)
+
+
+def test_log_softmax_of_equal_classes_infinities_and_integers():
+    x = np.array([[2.0, 2, 2], [-np.inf, 1, 1], [5, -np.inf, -np.inf], [1, np.nan, 0]], "float32")
+    y = ops.log_softmax(tg.tensor(x)).numpy()
+    half, third = np.log(0.5), np.log(1 / 3)
+    expected = [[third] * 3, [-np.inf, half, half], [0, -np.inf, -np.inf], [np.nan] * 3]
+    np.testing.assert_allclose(y, np.array(expected, "float32"), rtol=1e-6)
+    np.testing.assert_allclose(ops.log_softmax(tg.tensor([3, 3])).numpy(), [half] * 2)
 
 
 def test_a_nearly_certain_target_keeps_the_digits_of_its_loss_and_gradient():

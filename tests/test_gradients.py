@@ -95,6 +95,8 @@ SHAPED = {
     "getitem": (lambda x: x[1:, EVEN] * x[1:, None, MASK, :1], "3331"),
     "index_update": (lambda x, v: tg.index_update(x, [0, 2, 0], v), "3m", "3m"),
     "log_softmax": (lambda x: ops.log_softmax(x, axis=0), "nm"),
+    "log_softmax_residual": (
+        lambda u, x: ops.log_softmax_residual(u, ops.log_softmax(x)), "nm", "nm"),
     "logsumexp": (lambda x: tg.logsumexp(x, axis=(0, -1), keepdims=True), "nmk"),
     "matmul": (lambda a, b: a @ b, "bnk", "km"),
     "max": (lambda x: tg.max(x, axis=-1) * tg.max(x), "nm"),

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_ml as tg
+from tinygrad_ml import functional as F
 from tinygrad_ml import kernels, op
 from tinygrad_ml.testing import GradientError, check_precision, registry
 from tinygrad_ml.testing.precision import LOW
@@ -81,6 +82,36 @@ def test_lost_digits_are_found(function, dtype):
     case = registry.sample(spec, Draw(0))
     with pytest.raises(GradientError, match=f"planted in {dtype}: the (value|gradient)"):
         check_precision(spec, case, dtype)
+
+
+def spoilt(forward, vjp, spoil):
+    """An op whose gradient is spoilt in float32, and right in the truth that it is held to."""
+    wrong = op(forward)
+    wrong.vjp(x=lambda g, x: spoil(vjp(g, x), x) if g.dtype == "float32" else vjp(g, x))
+    return wrong
+
+
+def test_a_fault_is_found_at_0_as_well():
+    """There |y| / |x| is no measure of the slope: exp's is 1."""
+    exp = lambda xp, x: xp.exp(x)
+    wrong = spoilt(exp, lambda g, x: g * np.exp(x), lambda r, x: np.where(x == 0, 1.001 * r, r))
+    case = registry.Case((np.array([[0.0, 0.5, -2.0]]),), {})
+    with pytest.raises(GradientError, match="the gradient, number 0"):
+        check_precision(registry.OpSpec("planted", wrong, None), case, "float32")
+
+
+def test_rows_of_different_sizes_are_held_each_to_its_own():
+    """A norm's gradient is right to a rounding of the slopes of a small row; 200 are too many."""
+    norm = F.rms_normalized
+    vjp = lambda g, x: norm.vjps["x"][0](g, x, 1e-6)
+    forward = lambda xp, x: norm.forward(xp, x, eps=1e-6)
+    x = np.array([[1e3, 0.1, -0.2, 0.3], [1.0, 1e-4, 2e-4, -1e-4]])
+    case = registry.Case((x,), {})
+    by = lambda spoil: registry.OpSpec("planted", spoilt(forward, vjp, spoil), None)
+    assert check_precision(by(lambda r, x: r), case, "float32") < 1
+    shift = np.float32(200)
+    with pytest.raises(GradientError, match="planted in float32: the gradient"):
+        check_precision(by(lambda r, x: r + shift - shift), case, "float32")
 
 
 def test_what_the_dtype_cannot_hold_is_left_out():

@@ -269,8 +269,11 @@ def mean(x, axis=None, keepdims=False):
 
 @op
 def variance(xp, x, *, axis=None, ddof=0, keepdims=False):
-    """sum (x_i - mean x)^2 / (n - ddof)"""
-    return x.var(axis=axis, ddof=ddof, keepdims=keepdims)
+    """sum (x_i - mean x)^2 / (n - ddof)
+
+    Twice centred, as below: the variance of equal numbers is 0, not the square of a rounding.
+    """
+    return (x - x.mean(axis=axis, keepdims=True)).var(axis=axis, ddof=ddof, keepdims=keepdims)
 
 
 def _variance_vjp(g, x, axis, ddof, keepdims):
@@ -303,7 +306,10 @@ def std(x, axis=None, ddof=0, keepdims=False):
 
 
 def average(x, axis=None, weights=None):
-    """sum w_i x_i / sum w_i;      weights: shape of x, or of its one axis"""
+    """sum_i x_i (w_i / sum_j w_j)      weights: shape of x, or of its one axis
+
+    A product w_i x_i would underflow where the average does not: of 1e-30 each, in float32.
+    """
     if weights is None:
         return mean(x, axis)
     if weights.shape != x.shape:
@@ -311,10 +317,10 @@ def average(x, axis=None, weights=None):
             raise ValueError(
                 f"weights: got shape {weights.shape}, expected {x.shape} or the length of axis"
             )
-        n = x.ndim - 1 - _axis(axis, x.ndim)
-        weights = ops.reshape(weights, shape=(*weights.shape, *(1,) * n))
-    total = ops.sum(ops.broadcast_to(weights, shape=x.shape), axis=axis)
-    return ops.sum(x * weights, axis=axis) / total
+        axis = _axis(axis, x.ndim) - x.ndim  # from the back: the weights' as well
+        weights = ops.reshape(weights, shape=(*weights.shape, *(1,) * (-1 - axis)))
+    shares = weights / ops.sum(weights, axis=axis, keepdims=True)
+    return ops.sum(x * shares, axis=axis)
 
 
 def prod(x, axis=None, keepdims=False):

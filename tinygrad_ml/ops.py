@@ -531,10 +531,49 @@ softmax.vjp(x=lambda g, y, axis: y * (g - (g * y).sum(axis=axis, keepdims=True))
 
 @op
 def log_softmax(xp, x, *, axis=-1):
-    """y_i = x_i - logsumexp(x)"""
+    """y_i = x_i - m - log(1 + sum_(j != k) exp(x_j - m)),  m = x_k = max x
+
+    The 1 stands apart: in the sum it would swallow the others where k is nearly certain.
+    """
     shifted = x - x.max(axis=axis, keepdims=True)
-    return shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
-log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * g.sum(axis=axis, keepdims=True))
+    e = xp.exp(shifted)
+    others = _sum_less_one(xp, e, axis)
+    return xp.subtract(shifted, xp.log1p(others, out=others), out=e)
+log_softmax.vjp(x=lambda g, y, axis: log_softmax_residual(g, y, axis=axis))
+
+
+def _sum_less_one(xp, e, axis):
+    """sum_j e_j - 1, one of the greatest, which are 1, being left out      overwrites e"""
+    if axis in (-1, e.ndim - 1):
+        xp.put_along_axis(e, e.argmax(axis=-1, keepdims=True), 0, -1)
+        return e.sum(axis=-1, keepdims=True)
+    ones = e == 1  # along other axes numpy's argmax costs more than all the rest
+    e -= ones
+    count = ones.sum(axis=axis, dtype=e.dtype, keepdims=True)
+    return e.sum(axis=axis, keepdims=True) + (count - 1)
+
+
+@op
+def log_softmax_residual(xp, u, log_p, *, axis=-1):
+    """u - p sum_j u_j,  p = exp(log_p), of sum 1: cotangents u through log_softmax
+
+    The result adds up to 0. What it adds up to instead is rounding, and where p_k is nearly 1 it is
+    that of entry k, a difference of equal numbers: the same step once more takes it off.
+    """
+    p = xp.exp(log_p)
+    y = p * u.sum(axis=axis, keepdims=True)
+    y = xp.subtract(u, y, out=y)
+    p *= y.sum(axis=axis, keepdims=True)
+    y -= p
+    return y
+log_softmax_residual.vjp(
+    u=lambda g, log_p, axis: _less_mean(_less_mean(g, log_p, axis), log_p, axis),
+    log_p=lambda g, u, log_p, axis: -g * exp(log_p) * u.sum(axis=axis, keepdims=True))
+
+
+def _less_mean(g, log_p, axis):
+    """g_i - sum_j p_j g_j, which is done twice for the same reason"""
+    return g - (exp(log_p) * g).sum(axis=axis, keepdims=True)
 
 
 @op

@@ -7,11 +7,14 @@ by a few roundings, so the error of output i is at most
     c eps (|y_i| + sum_j |d y_i / d x_j| |x_j|),    c = ULPS times the length of the op's sums,
 
 and the derivatives, in float64, say what the sum is.      Higham 2002, sections 1.5 and 3.1
-The gradient J^T u is held by the same bound, as a function of x, with two more terms, since it
-is itself a sum, sum_i J_ij u_i, and made from outputs that were rounded: |J|^T |u| and
-|u| . |y| / max |x|. The maximum is over the array, or, if that allows more, over those entries
-that y_i depends on: beside a row of large numbers one of small ones has derivatives as large as
-ever, and r (g - n mean(g n)) of an RMS norm is right to a rounding of r |g| however it is written.
+The gradient J^T u is held by the same bound, as a function of x, with two more terms. It is itself
+a sum, sum_i J_ij u_i: |J|^T |u|. And it is made from numbers as large as the outputs that were
+rounded, as 1 - y^2 is for tanh, or y (g - sum g y) for softmax, and may be far smaller than these.
+What rounding leaves of y is a function as well, of size eps |y|; if it varies as x does, its
+slope is eps |y| / |x|: |u| . |y| / max |x|, with the maximum over the array. Where rows of
+small numbers stand beside large ones, as in a batch that is normalised, their slopes are steeper:
+for y_i the maximum is over those entries that it depends on, if that allows more. This holds
+up to the steepest slope in the array, or else anything would pass for the gradient of exp at 0.
 Half types are computed in float32 and rounded once for each op: c eps is float32's within an op,
 and the half type's for each result.
 """
@@ -46,12 +49,7 @@ def check_precision(spec, case, dtype, seed=0):
         u = np.random.default_rng(seed).choice([-1.0, 0.5, 2.0], _vector(exact.value(exact.x)).size)
         worst = 0.0
         slopes, y = _slopes(exact), np.abs(exact.value(exact.x))
-        largest = [np.full(x.size, max(np.abs(x).max(initial=0), 1e-30)) for x in exact.variables]
-        of_outputs = np.maximum(
-            np.abs(u) @ y / np.concatenate(largest),
-            (np.abs(u) * y) @ _reciprocal_sizes(exact, slopes),
-        )
-        of_sums = np.abs(slopes).T @ np.abs(u) + of_outputs
+        of_sums = np.abs(slopes).T @ np.abs(u) + _of_outputs(exact, np.abs(slopes), y, np.abs(u))
         for what, function, got, more in (
             ("the value", exact, _vector(_run(exact, low)), 0.0),
             (
@@ -108,17 +106,21 @@ def _slopes(flat):
     ], axis=1)  # fmt: skip
 
 
-def _reciprocal_sizes(flat, slopes):
-    """1 / max |x| of the entries of a variable that y_i depends on; 0 for the others
+def _of_outputs(flat, slopes, y, u):
+    """What rounding numbers of the outputs' size leaves in J^T u      slopes |J|, |y| and |u|
 
-    (outputs, inputs)
+    |u| . |y| / max |x|, or if it is more, for the x_j that y_i depends on, sum_i |u_i| times the
+    lesser of |y_i| / max |x| over these and of the steepest slope.
     """
+    found = []
     ends = np.cumsum([x.size for x in flat.variables])[:-1]
-    parts = zip(np.split(slopes != 0, ends, axis=1), flat.variables, strict=True)
-    return np.concatenate([
-        part / np.maximum(1e-30, (part * np.abs(x.ravel())).max(axis=1, keepdims=True, initial=0))
-        for part, x in parts
-    ], axis=1)  # fmt: skip
+    for x, part in zip(flat.variables, np.split(slopes, ends, axis=1), strict=True):
+        x, depends = np.abs(x.ravel()), part != 0
+        of_all = u @ y / max(x.max(initial=0), 1e-30)
+        own = np.maximum((depends * x).max(axis=1, initial=0), 1e-30)
+        of_own = u * np.minimum(y / own, part.max(initial=0)) @ depends
+        found.append(np.maximum(of_all, of_own))
+    return np.concatenate(found)
 
 
 def _error(spec, what, flat, got, low, more):

@@ -213,7 +213,26 @@ def logits(inputs):
 
 declare(ops.logsumexp, logits(reduction()), scipy.special.logsumexp)
 declare(ops.softmax, logits(along()), scipy.special.softmax)
-declare(ops.log_softmax, logits(along()), scipy.special.log_softmax)
+
+
+def log_softmax(z, *, axis):
+    """Of each class by nll: scipy's loses the digits of one that is nearly certain."""
+    z = np.moveaxis(z, axis, -1)
+    rows = [nll(z, np.full(z.shape[:-1], i)) for i in range(z.shape[-1])]
+    return -np.moveaxis(np.stack(rows, -1), -1, axis)
+
+
+declare(ops.log_softmax, logits(along()), log_softmax)
+
+
+def _pulled(draw):
+    (z, *_), options = logits(along())(draw)
+    return (draw.array(z.shape, REAL), z), options
+
+
+declare(lambda u, z, *, axis: ops.log_softmax_residual(u, ops.log_softmax(z, axis=axis), axis=axis),
+        _pulled, lambda u, z, *, axis: u - scipy.special.softmax(z, axis) * u.sum(axis, keepdims=True),
+        name="ops.log_softmax_residual")
 
 
 def _logits(draw):
