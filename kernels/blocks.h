@@ -38,8 +38,19 @@ INLINE ints16 widened(const uint8_t *q) {
     return wide;
 }
 
+/* A half in all lanes: its bits are spread before they are converted. */
+INLINE floats16 halves_at(const uint8_t *bytes) {
+#ifdef __AVX512F__
+    int16_t bits;
+    memcpy(&bits, bytes, 2);
+    return (floats16)_mm512_cvtph_ps(_mm256_set1_epi16(bits));
+#else
+    return (floats16){0} + half_at(bytes);
+#endif
+}
+
 /* w = d q + m for 16 numbers, in float as the formats mean it */
-INLINE void store(ints16 q, float d, float m, real *w) {
+INLINE void store(ints16 q, floats16 d, floats16 m, real *w) {
     floats16 numbers = d * __builtin_convertvector(q, floats16) + m;
     *(reals16 *)w = __builtin_convertvector(numbers, reals16);
 }
@@ -52,7 +63,7 @@ INLINE ints16 fifth_bits(uint32_t word, uint32_t first) {
 
 /* Two numbers a byte: the low halves of 16 bytes, then the high halves; `fifth` has one bit more
    for each of the 32. */
-INLINE void nibbles(const uint8_t *bytes, uint32_t fifth, float d, float m, real *w) {
+INLINE void nibbles(const uint8_t *bytes, uint32_t fifth, floats16 d, floats16 m, real *w) {
     ints16 q = widened(bytes);
     store((q & 15) | fifth_bits(fifth, 0), d, m, w);
     store(q >> 4 | fifth_bits(fifth, 16), d, m, w + 16);
@@ -65,24 +76,25 @@ INLINE uint32_t word_at(const uint8_t *bytes) {
 }
 
 INLINE void decode_Q4_0(const uint8_t *b, real *w) {
-    float d = half_at(b);
+    floats16 d = halves_at(b);
     nibbles(b + 2, 0, d, -8 * d, w);
 }
 
-INLINE void decode_Q4_1(const uint8_t *b, real *w) { nibbles(b + 4, 0, half_at(b), half_at(b + 2), w); }
+INLINE void decode_Q4_1(const uint8_t *b, real *w) { nibbles(b + 4, 0, halves_at(b), halves_at(b + 2), w); }
 
 INLINE void decode_Q5_0(const uint8_t *b, real *w) {
-    float d = half_at(b);
+    floats16 d = halves_at(b);
     nibbles(b + 6, word_at(b + 2), d, -16 * d, w);
 }
 
 INLINE void decode_Q5_1(const uint8_t *b, real *w) {
-    nibbles(b + 8, word_at(b + 4), half_at(b), half_at(b + 2), w);
+    nibbles(b + 8, word_at(b + 4), halves_at(b), halves_at(b + 2), w);
 }
 
 INLINE void decode_Q8_0(const uint8_t *b, real *w) {
-    float d = half_at(b);
-    for (int i = 0; i < 32; i += 16) store((widened(b + 2 + i) ^ 128) - 128, d, 0, w + i); /* signed */
+    floats16 d = halves_at(b);
+    for (int i = 0; i < 32; i += 16) /* signed */
+        store((widened(b + 2 + i) ^ 128) - 128, d, (floats16){0}, w + i);
 }
 
 /* Scale and offset of sub-block s out of 12 bytes of 6-bit numbers: the first four of each whole
@@ -103,7 +115,7 @@ INLINE void decode_K(const uint8_t *b, const uint8_t *fifths, const uint8_t *q, 
         for (int i = 0; i < 32; i += 16) {
             ints16 x = widened(bytes + i) >> shift & 15;
             if (fifths) x |= (widened(fifths + i) >> s & 1) << 4;
-            store(x, scale, offset, w + i);
+            store(x, (floats16){0} + scale, (floats16){0} + offset, w + i);
         }
     }
 }
@@ -122,7 +134,7 @@ INLINE void decode_Q6_K(const uint8_t *b, real *w) {
             float scale = d * (float)scales[2 * s + i / 16];
             ints16 x = widened(low + i) >> shift & 15;
             x |= (widened(high + i) >> s % 4 * 2 & 3) << 4;
-            store(x, scale, -32 * scale, w + i);
+            store(x, (floats16){0} + scale, (floats16){0} - 32 * scale, w + i);
         }
     }
 }
