@@ -32,6 +32,7 @@ from . import (
     linear_maps,
     logistic,
     product,
+    quantized_maps,
     quantized_matmul,
     rms_norm,
     rope,

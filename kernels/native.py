@@ -143,10 +143,15 @@ def runs(xp, *arrays):
     """Whether the C can run on these arrays: of numpy, not empty, all float32 or all float64."""
     if xp is not np or library() is None:
         return False
-    if not all(isinstance(a, np.ndarray) for a in arrays):  # a numpy scalar has no address
-        return False
-    dtypes = {a.dtype for a in arrays}
-    return len(dtypes) == 1 and dtypes <= {SINGLE, DOUBLE} and all(a.size for a in arrays)
+    dtype = None
+    for a in arrays:  # a loop: this is asked for every kernel, several hundred times a token
+        if not isinstance(a, np.ndarray) or not a.size:  # a numpy scalar has no address
+            return False
+        if dtype is None:
+            dtype = a.dtype
+        elif a.dtype != dtype:
+            return False
+    return dtype in (SINGLE, DOUBLE)
 
 
 def runs_bytes(xp, a):

@@ -28,12 +28,21 @@ def supports(xp, x, blocks, *, format):
 
 
 def forward(xp, x, blocks, *, format):
+    return products(x, [blocks], format)[0]
+
+
+def products(x, several, format):
+    """x W^T for up to three W, one after another in memory."""
     (x,) = contiguous(x)
-    n, m = x.shape[-1], len(blocks)
+    n, sizes = x.shape[-1], [len(blocks) for blocks in several]
     few = x.size // n
-    y = np.empty((*x.shape[:-1], m), x.dtype)
-    call("quantized_matmul", x.dtype, x, blocks, y, few, m, n, dequantize.ORDER.index(format))
-    return y
+    y = np.empty(few * sum(sizes), x.dtype)
+    weights = [part for blocks in several for part in (blocks, len(blocks))]
+    weights += [None, 0] * (3 - len(several))
+    call("quantized_matmul", x.dtype, x, y, few, n, dequantize.ORDER.index(format), *weights)
+    ends = [few * sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    parts = zip(ends, ends[1:], sizes, strict=False)
+    return [y[start:end].reshape(*x.shape[:-1], m) for start, end, m in parts]
 
 
 # ------------------------------------------------------------------------------------ on CUDA

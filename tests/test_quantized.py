@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import tinygrad_ml as tg
 from tinygrad_ml import kernels, nn, peft, quant
 from tinygrad_ml.llama import Llama, LlamaConfig
-from tinygrad_ml.quant import FORMATS, Blocks, dequantize, quantized_matmul
+from tinygrad_ml.quant import FORMATS, Blocks, dequantize, quantized_maps, quantized_matmul
 from tinygrad_ml.quantized import quantize
 
 compiled = pytest.mark.skipif(kernels.level() == "off", reason="the C kernels were not built")
@@ -77,6 +77,31 @@ def test_the_same_bits_with_any_number_of_threads_and_any_layout():
     found.append(quantized_matmul(x[:, ::-1].copy()[:, ::-1], blocks=blocks, format="Q4_K"))
     found.append(quantized_matmul(np.asfortranarray(x), blocks=blocks, format="Q4_K"))
     assert all((y == found[0]).all() for y in found)
+
+
+@formats
+@pytest.mark.parametrize("rows", [(), (2, 1), (9,)])
+@pytest.mark.parametrize("sizes", [(5,), (40, 3), (1, 70, 16), (4, 3, 2, 1)])
+def test_maps_of_one_x_are_the_products_one_by_one(format, rows, sizes):
+    rng = np.random.default_rng(3)
+    n = 2 * FORMATS[format].length
+    weights = tuple(random_blocks(rng, format, m, n) for m in sizes)
+    x = rng.normal(size=(*rows, n)).astype("float32")
+    for y, blocks in zip(quantized_maps(x, blocks=weights, format=format), weights, strict=True):
+        np.testing.assert_array_equal(y, quantized_matmul(x, blocks=blocks, format=format))
+
+
+@compiled
+@pytest.mark.parametrize("format", kernels.dequantize.ORDER)
+def test_a_row_alone_has_the_bits_that_it_has_among_others(format):
+    rng = np.random.default_rng(4)
+    n = 3 * FORMATS[format].length
+    blocks, x = random_blocks(rng, format, 21, n), rng.normal(size=(5, n)).astype("float32")
+    together = quantized_matmul(x, blocks=blocks, format=format)
+    for i in range(5):
+        np.testing.assert_array_equal(
+            together[i], quantized_matmul(x[i], blocks=blocks, format=format)
+        )
 
 
 @compiled

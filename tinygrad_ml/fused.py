@@ -66,26 +66,33 @@ def fused(kernel):
                 return definition(*args, **options)
             if not names.isdisjoint(options):  # rope(x, cos=cos, sin=sin)
                 args, options = _positional(definition, args, options)
-            arrays = [a.data if isinstance(a, Value) else a for a in args]
+            arrays, like, needs = [], None, []
+            for a in args:
+                value = isinstance(a, Value)
+                needs.append(value and a.birth != 0)
+                if value:
+                    like = a if like is None else like
+                    a = a.data
+                arrays.append(a)
             try:
                 xp = namespace(arrays)
             except DeviceError:  # the definition knows which of them it may move: indices, targets
                 return definition(*args, **options)
-            known = all(a is None or isinstance(a, xp.ndarray) for a in arrays)
-            known = known and not any(isinstance(o, Value) for o in options.values())
-            twin = twins if xp is np else on_cuda  # here, and nowhere below
-            chosen = next((k for k in twin if known and k.supports(xp, *arrays, **options)), None)
+            chosen = None
+            if _known(xp, arrays, options):
+                for twin in twins if xp is np else on_cuda:  # here, and nowhere below
+                    if twin.supports(xp, *arrays, **options):
+                        chosen = twin
+                        break
             if chosen is None:
                 return definition(*args, **options)
             y, residuals = chosen.forward(xp, *arrays, **options)
             _used[definition.__name__] = None
             if anomalies.get():
                 _check_finite(definition.__name__, y, "its caller")
-            like = next((a for a in args if isinstance(a, Value)), None)
             if like is None:
                 return y
-            needs = [isinstance(a, Value) and a.birth != 0 for a in args]
-            if not any(needs) or not is_recording():
+            if True not in needs or not is_recording():
                 return tuple(map(like.wrap, y)) if isinstance(y, tuple) else like.wrap(y)
             node = _record(chosen, definition, args, options, needs, y, residuals, type(like))
             return node.outputs_as_values(y)
@@ -95,6 +102,14 @@ def fused(kernel):
         return call
 
     return decorate
+
+
+def _known(xp, arrays, options):
+    """Whether a kernel may look at these: arrays of one kind, and no Tensor among the options."""
+    for a in arrays:
+        if a is not None and not isinstance(a, xp.ndarray):
+            return False
+    return not any(isinstance(o, Value) for o in options.values()) if options else True
 
 
 def _argument_names(definition):

@@ -22,7 +22,7 @@ import numpy as np
 
 from . import backend, dtypes, functional
 from .autograd import GraphError
-from .quant import Blocks, quantized_matmul
+from .quant import Blocks, quantized_maps, quantized_matmul
 from .tensor import Tensor, array_of
 
 # ----------------------------------------------------------------------------------- modules
@@ -333,10 +333,26 @@ class Linear(Module):
 
 
 def linear_maps(x, *layers, rng=None):
-    """What each layer makes of the same x; plain Linears, which nobody has wrapped, in one go."""
-    if all(type(layer) is Linear and layer.bias is None for layer in layers):
+    """What each layer makes of the same x; plain Linears, which nobody has wrapped, in one go.
+
+    So with QuantizedLinears of one format.
+    """
+    kinds = {type(layer) for layer in layers}
+    if kinds == {Linear} and all(layer.bias is None for layer in layers):
         return functional.linear_maps(x, *(layer.weight for layer in layers))
+    if kinds == {QuantizedLinear} and _go_together(x, layers):
+        blocks = tuple(_beside(layer._blocks, x.data) for layer in layers)
+        return quantized_maps(x, blocks=blocks, format=layers[0]._blocks.format)
     return tuple(layer(x, rng=rng) for layer in layers)
+
+
+def _go_together(x, layers):
+    """Whether quantised layers are of one format, fit x, and have no bias."""
+    first, width = layers[0]._blocks.format, x.shape[-1]
+    return all(
+        layer.bias is None and layer._blocks.format == first and layer.shape[1] == width
+        for layer in layers
+    )
 
 
 class _Convolution(Module):

@@ -136,6 +136,27 @@ def _times_blocks(x, blocks, *, format):
 quantized_matmul.vjp(x=lambda g, blocks, format: matmul(g, dequantize(blocks, format, g.dtype)))
 
 
+@op
+def quantized_maps(xp, x, *, blocks, format):
+    """(x W_1^T, x W_2^T, ...), each W in blocks of one format      blocks: a tuple of arrays"""
+    return tuple(_times_each(x, blocks, format=format))
+
+
+@accelerated(kernels.quantized_maps)
+def _times_each(x, several, *, format):
+    return [_times_blocks(x, blocks, format=format) for blocks in several]
+
+
+def _quantized_maps_vjp(g, blocks, format):
+    first, *others = (
+        matmul(part, dequantize(b, format, part.dtype)) for part, b in zip(g, blocks, strict=True)
+    )
+    return sum(others, first)
+
+
+quantized_maps.vjp(x=_quantized_maps_vjp)
+
+
 def _format(name):
     if name not in FORMATS:
         raise ValueError(f"format: got {name!r}, expected one of {', '.join(FORMATS)}")

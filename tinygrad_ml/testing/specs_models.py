@@ -23,6 +23,16 @@ def _quantised(draw):
 declare(quant.quantized_matmul, _quantised, lambda x, *, blocks, format:
         x @ quant.dequantize(blocks, format, "float64").T, analytic=True)
 
+
+def _quantised_maps(draw):
+    (x,), _ = _quantised(draw)
+    blocks = tuple(quant.quantize_q8_0(draw.rng.normal(size=(m, 32))) for m in draw.pick([(2, 3, 1), (4,)]))
+    return (x,), {"blocks": blocks, "format": "Q8_0"}
+
+
+declare(quant.quantized_maps, _quantised_maps, lambda x, *, blocks, format:
+        tuple(x @ quant.dequantize(b, format, "float64").T for b in blocks), analytic=True)
+
 # --- the soft SOM: rows x, prototypes w, a symmetric neighbourhood h
 
 
