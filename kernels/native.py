@@ -228,7 +228,12 @@ def empty_rows(a):
 
 def strides(a):
     """Entries from one batch, head and row of a (b, h, t, k) to the next, as a C array."""
-    return _Three(*[s // a.itemsize for s in a.strides[:3]])
+    return _steps(a.strides[:3], a.itemsize)
+
+
+@functools.cache
+def _steps(strides, size):
+    return _Three(*[s // size for s in strides])
 
 
 _Three = ctypes.c_int64 * 3

@@ -340,7 +340,7 @@ class Rotation:
         if ids.shape not in ((t,), (b, t), (1, t)):
             raise ValueError(f"positions: got shape {ids.shape}, expected ({t},) or ({b}, {t})")
         if ids.ndim == 2:
-            ids = ids[:, None]  # (b, 1, t)
+            ids = ids[0] if len(ids) == 1 else ids[:, None]  # (t,) or (b, 1, t)
         return cls(*_turns(ids, frequencies, like))
 
     @classmethod
