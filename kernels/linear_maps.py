@@ -17,7 +17,9 @@ from .product import product
 
 
 def supports(xp, x, *weights):
-    """Not for a few rows (one token after another): there a product is not worth its packing."""
+    """A few rows are few_rows.py's: there a product is not worth its packing."""
+    if few_rows.supports(xp, x, *weights):
+        return True
     if x.ndim < 2 or x.size < 8 * x.shape[-1] or any(w.ndim != 2 for w in weights):
         return False
     known = runs(xp, x, *weights) or all_half(xp, x, *weights)
@@ -25,6 +27,8 @@ def supports(xp, x, *weights):
 
 
 def forward(xp, x, *weights):
+    if few_rows.supports(xp, x, *weights):
+        return tuple(few_rows.products(x, *weights)), None
     flat = rows(x)
     made = (rounded(product(flat, w.T), x) for w in weights)
     return tuple(y.reshape(*x.shape[:-1], y.shape[1]) for y in made), None
@@ -68,8 +72,8 @@ def cuda_supports(xp, x, *weights):
 
 
 def cuda_forward(xp, x, *weights):
-    if few_rows.fits(xp, x, *weights):
-        return tuple(few_rows.products(xp, x, *weights)), None
+    if few_rows.cuda_supports(xp, x, *weights):
+        return tuple(few_rows.cuda_products(xp, x, *weights)), None
     flat = cuda_rows(x)
     made = (gemm(flat, w.T, x.dtype) for w in weights)
     return tuple(y.reshape(*x.shape[:-1], y.shape[1]) for y in made), None

@@ -36,10 +36,14 @@ WORTH = 1 << 17  # multiplications; numpy's call costs less below
 
 def supports(xp, a, b):
     fits = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0]
-    return fits and (all_half(xp, a, b) or (runs(xp, a, b) and fast(a, b)))
+    if not fits or few_rows.supports(xp, a, b.T):
+        return fits
+    return all_half(xp, a, b) or (runs(xp, a, b) and fast(a, b))
 
 
 def forward(xp, a, b):
+    if few_rows.supports(xp, a, b.T):
+        return few_rows.products(a, b.T)[0]
     y = product(a, b)
     return half.narrow(y) if half.is_half(a) else y
 
@@ -125,8 +129,8 @@ def cuda_supports(xp, a, b):
 
 
 def cuda_forward(xp, a, b):
-    if few_rows.fits(xp, a, b.T):
-        return few_rows.products(xp, a, b.T)[0]
+    if few_rows.cuda_supports(xp, a, b.T):
+        return few_rows.cuda_products(xp, a, b.T)[0]
     if a.dtype == SINGLE and float32_products() == "high":
         return gemm(cuda_parts(xp, a, 1, 0), cuda_parts(xp, b, 0, 1), a.dtype)
     return gemm(a, b, a.dtype)

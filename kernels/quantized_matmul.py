@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from . import cuda, dequantize
+from . import cuda, dequantize, few_rows
 from .native import call, contiguous, runs, runs_bytes
 
 FEW = 8  # rows; from more on decoding all of W pays
@@ -32,17 +32,15 @@ def forward(xp, x, blocks, *, format):
 
 
 def products(x, several, format):
-    """x W^T for up to three W, one after another in memory."""
+    """[x W^T for each of up to three W]"""
     (x,) = contiguous(x)
     n, sizes = x.shape[-1], [len(blocks) for blocks in several]
     few = x.size // n
     y = np.empty(few * sum(sizes), x.dtype)
     weights = [part for blocks in several for part in (blocks, len(blocks))]
-    weights += [None, 0] * (3 - len(several))
+    weights += [None, 0] * (few_rows.MATRICES - len(several))
     call("quantized_matmul", x.dtype, x, y, few, n, dequantize.ORDER.index(format), *weights)
-    ends = [few * sum(sizes[:i]) for i in range(len(sizes) + 1)]
-    parts = zip(ends, ends[1:], sizes, strict=False)
-    return [y[start:end].reshape(*x.shape[:-1], m) for start, end, m in parts]
+    return few_rows.split(y, x, sizes)
 
 
 # ------------------------------------------------------------------------------------ on CUDA

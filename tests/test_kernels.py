@@ -292,6 +292,48 @@ def test_products_of_bfloat16_are_added_up_in_float32(by, sizes, left, right):
     assert (abs(found - 1 - exact) <= 1e-6 * size + 1e-6).all()  # 8 ulp of float32
 
 
+@pytest.mark.skipif(kernels.level() == "base", reason="numpy's products are the faster ones there")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@given(
+    n=st.integers(1, 100),
+    lead=st.sampled_from([(), (1,), (3,), (2, 1), (2, 4)]),
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    seed=st.integers(0, 99),
+)
+def test_a_few_rows_read_each_matrix_once(dtype, n, lead, sizes, seed):
+    """A row has the same bits among others as alone."""
+    rng, kind = np.random.default_rng(seed), np.dtype(getattr(ml_dtypes, dtype, dtype))
+    x = rng.standard_normal((*lead, n)).astype(kind)
+    weights = [rng.standard_normal((m, n)).astype(kind) for m in sizes]
+    assert kernels.few_rows.supports(np, x, *weights)
+    eps = float(ml_dtypes.finfo(kind).eps)
+    for y, w in zip(kernels.few_rows.products(x, *weights), weights, strict=True):
+        exact, terms = (
+            x.astype(float) @ w.T.astype(float),
+            abs(x.astype(float)) @ abs(w.T.astype(float)),
+        )
+        assert y.dtype == kind and y.shape == exact.shape
+        error = abs(y.astype(float) - exact)
+        assert (
+            error <= eps * abs(exact) + (2 + n / 16) * 2.0 ** (-52 if kind == "f8" else -23) * terms
+        ).all()
+        for place in np.ndindex(lead):
+            alone = kernels.few_rows.products(x[place], w)[0]
+            np.testing.assert_array_equal(y[place].view(np.uint8), alone.view(np.uint8))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_products_and_maps_of_a_few_rows_have_their_gradients(rows):
+    rng = np.random.default_rng(rows)
+    arrays = [rng.standard_normal(s) for s in ((rows, 200), (300, 200), (250, 200))]
+    f = lambda x, v, w: (*tg.linear_maps(x, v, w), tg.functional.linear(x, v))
+    with tg.use_kernels(False):
+        expected = value_and_gradients(f, arrays, {}, ramp)
+    found = value_and_gradients(f, arrays, {}, ramp)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
 def test_bfloat16_casts_as_ml_dtypes_does():
     x = np.random.default_rng(0).standard_normal(40_000, np.float32)
     x[:5] = [np.inf, -np.inf, 1e-40, 3.4e38, -0.0]

@@ -1,0 +1,73 @@
+/* y_i = x W_i^T for a few rows x        see few_rows.py */
+#include "few.h"
+
+static void rows_dense(const void *task, integer piece) {
+    const FewRows *t = task;
+    integer end = smaller((piece + 1) * t->piece, t->m), whole = t->n / 32 * 32;
+    for (integer of_all = piece * t->piece; of_all < end; of_all++) {
+        integer i = of_all;
+        const Weight *weight = weight_of(t, &i);
+        const real *w = (const real *)weight->rows + i * t->n;
+        for (integer r = 0; r < t->few; r++) {
+            const real *x = t->x + r * t->n;
+            vector sums[PARTS] = {0};
+            for (integer k = 0; k < whole; k += 32) {
+                __builtin_prefetch(w + k + 2048, 0, 0);
+                __builtin_prefetch(w + k + 2064, 0, 0);
+                add_products(w + k, x + k, 32, sums);
+            }
+            real y = total(sums);
+            for (integer k = whole; k < t->n; k++) y += w[k] * x[k];
+            weight->y[r * weight->m + i] = y;
+        }
+    }
+}
+
+EXPORT NAME(few_rows)(const real *x, real *y, integer few, integer n, const real *first, integer m1,
+                      const real *second, integer m2, const real *third, integer m3) {
+    FewRows t = few_rows_of(x, y, few, n, first, m1, second, m2, third, m3);
+    share(rows_dense, &t, blocks_of(t.piece, t.m), 2 * few * t.m * n);
+}
+
+#ifdef REAL_IS_FLOAT
+
+typedef uint16_t bf16;
+
+/* The upper halves of float32s. */
+INLINE void widen(const bf16 *from, float *to, integer n) {
+    uint32_t bits[32];
+#pragma omp simd
+    for (integer i = 0; i < n; i++) bits[i] = (uint32_t)from[i] << 16;
+    memcpy(to, bits, n * sizeof(float));
+}
+
+static void rows_of_halves(const void *task, integer piece) {
+    const FewRows *t = task;
+    integer end = smaller((piece + 1) * t->piece, t->m), whole = t->n / 32 * 32;
+    float w[32] __attribute__((aligned(64)));
+    for (integer of_all = piece * t->piece; of_all < end; of_all++) {
+        integer i = of_all;
+        const Weight *weight = weight_of(t, &i);
+        const bf16 *from = (const bf16 *)weight->rows + i * t->n;
+        vector sums[FEW][PARTS] = {0};
+        for (integer k = 0; k < whole; k += 32) {
+            widen(from + k, w, 32);
+            for (integer r = 0; r < t->few; r++) add_products(w, t->x + r * t->n + k, 32, sums[r]);
+        }
+        widen(from + whole, w, t->n - whole);
+        for (integer r = 0; r < t->few; r++) {
+            float y = total(sums[r]);
+            for (integer k = whole; k < t->n; k++) y += w[k - whole] * t->x[r * t->n + k];
+            weight->y[r * weight->m + i] = y;
+        }
+    }
+}
+
+/* The W in bfloat16, x and y in float32. */
+EXPORT few_rows_of_halves_float(const float *x, float *y, integer few, integer n, const bf16 *first,
+                                integer m1, const bf16 *second, integer m2, const bf16 *third, integer m3) {
+    FewRows t = few_rows_of(x, y, few, n, first, m1, second, m2, third, m3);
+    share(rows_of_halves, &t, blocks_of(t.piece, t.m), 2 * few * t.m * n);
+}
+
+#endif
