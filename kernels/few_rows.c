@@ -11,7 +11,7 @@ static void rows_dense(const void *task, integer piece) {
         for (integer r = 0; r < t->few; r++) {
             const real *x = t->x + r * t->n;
             vector sums[PARTS] = {0};
-            for (integer k = 0; k < whole; k += 32) {
+            for (integer k = 0; k < whole; k += 32) { /* W goes past the caches, where others live */
                 __builtin_prefetch(w + k + 2048, 0, 0);
                 __builtin_prefetch(w + k + 2064, 0, 0);
                 add_products(w + k, x + k, 32, sums);
