@@ -13,6 +13,7 @@ def test_a_sample_that_covers_each_rule_leaves_no_survivor():
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(3600)
 def test_no_survivor():
     found = list(mutants.all_verdicts(jobs=os.cpu_count()))
     assert mutants.survivors(found) == []

@@ -274,14 +274,14 @@ class Check:
         self.jitter = jitter(flat, flat.x, wide[-1] * scale)
         slopes = [self._slope(flat, k, v, noise) for v in units * scale]
         size = self._size(flat, value, slopes, noise)
-        if k == 1:
-            self._value_agrees(flat, value, size)
         for v, slope in zip(units, slopes, strict=True):
             if _kinked(slope, size) or self._beside_kink(flat, v * scale):
                 rough = rough | (v != 0)
         wide = wide * ~rough
         V = [*(units * scale), *(wide * scale)]
         slopes += [self._slope(flat, k, v, noise) for v in wide * scale]
+        if k == 1:  # of many inputs only the wide tangents move all that an output adds up
+            self._value_agrees(flat, value, self._size(flat, value, slopes, noise))
         for v, slope in zip(V, slopes, strict=True):
             if "rev" in self.modes:
                 self._judge(flat, k, "rev", U, _dot(rows, v), rows, v, slope, size, rough)
