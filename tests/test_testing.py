@@ -1,6 +1,7 @@
 """The tester tested: it finds what was planted, and finds nothing where nothing is wrong."""
 
 import re
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -265,6 +266,15 @@ def test_command_line_refuses_an_unknown_name(capsys):
     with pytest.raises(SystemExit):
         gradcheck.main(["no such op"])
     assert "no single spec is called 'no such op'" in capsys.readouterr().err
+
+
+def test_specs_without_scipy_say_what_to_install(monkeypatch):
+    table = registry.TABLES[0]
+    monkeypatch.delitem(sys.modules, f"tinygrad_ml.testing.{table}")
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
+    with pytest.raises(ImportError, match=r"need scipy.*pip install 'tinygrad_ml\[test\]'"):
+        registry.registry()
 
 
 pytest_plugins = ["pytester"]

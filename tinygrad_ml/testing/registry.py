@@ -103,9 +103,14 @@ def _name(function):
 
 
 def registry():
-    """Every OpSpec by name, the library's tables read in."""
+    """Every OpSpec by name, the library's tables read in; ImportError without scipy."""
     for table in TABLES:
-        importlib.import_module(f"{__package__}.{table}")
+        try:
+            importlib.import_module(f"{__package__}.{table}")
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"the specs need {error.name}, to compare with: pip install 'tinygrad_ml[test]'"
+            ) from error
     return REGISTRY
 
 
