@@ -13,6 +13,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 typedef int64_t integer;
+typedef uint16_t bf16; /* the upper half of a float32 */
 
 INLINE integer smaller(integer a, integer b) { return a < b ? a : b; }
 INLINE integer larger(integer a, integer b) { return a > b ? a : b; }

@@ -3,7 +3,7 @@
 #include "tile.h"
 
 enum { FEW = 8, WEIGHTS = 3 };          /* most rows of x, and matrices */
-enum { PIECES = 16 };                   /* of all rows of W: claiming one takes a while */
+enum { PIECES = 16 };                   /* of all rows of W: claiming one takes as long as some rows */
 enum { RUN = 256, PARTS = 32 / LANES }; /* numbers that are decoded at a time; partial sums */
 
 typedef struct {

@@ -1,6 +1,8 @@
 /* y_i = x W_i^T for a few rows x        see few_rows.py */
 #include "few.h"
 
+enum { AHEAD = 2048 }; /* numbers: a few rows */
+
 static void rows_dense(const void *task, integer piece) {
     const FewRows *t = task;
     integer end = smaller((piece + 1) * t->piece, t->m), whole = t->n / 32 * 32;
@@ -11,9 +13,11 @@ static void rows_dense(const void *task, integer piece) {
         for (integer r = 0; r < t->few; r++) {
             const real *x = t->x + r * t->n;
             vector sums[PARTS] = {0};
-            for (integer k = 0; k < whole; k += 32) { /* W goes past the caches, where others live */
-                __builtin_prefetch(w + k + 2048, 0, 0);
-                __builtin_prefetch(w + k + 2064, 0, 0);
+            for (integer k = 0; k < whole; k += 32) {
+                /* Asked for early, and not to be kept: W, read once, would drive out of the caches
+                   what Python needs between kernels. */
+                __builtin_prefetch(w + k + AHEAD, 0, 0);
+                __builtin_prefetch(w + k + AHEAD + 16, 0, 0);
                 add_products(w + k, x + k, 32, sums);
             }
             real y = total(sums);
@@ -30,8 +34,6 @@ EXPORT NAME(few_rows)(const real *x, real *y, integer few, integer n, const real
 }
 
 #ifdef REAL_IS_FLOAT
-
-typedef uint16_t bf16;
 
 /* The upper halves of float32s. */
 INLINE void widen(const bf16 *from, float *to, integer n) {

@@ -9,7 +9,6 @@
 
 #ifdef REAL_IS_FLOAT
 
-typedef uint16_t bf16;
 typedef union {
     float value;
     uint32_t bits;

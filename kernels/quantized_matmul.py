@@ -10,10 +10,9 @@ import math
 
 import numpy as np
 
-from . import cuda, dequantize, few_rows
+from . import cuda, dequantize
+from .few_rows import MATRICES, MOST, split
 from .native import call, contiguous, runs, runs_bytes
-
-FEW = 8  # rows; from more on decoding all of W pays
 
 
 def supports(xp, x, blocks, *, format):
@@ -23,7 +22,7 @@ def supports(xp, x, blocks, *, format):
         and runs_bytes(xp, blocks)
         and blocks.ndim == 2
         and format in dequantize.ORDER
-        and math.prod(x.shape[:-1]) <= FEW
+        and math.prod(x.shape[:-1]) <= MOST
     )
 
 
@@ -32,15 +31,15 @@ def forward(xp, x, blocks, *, format):
 
 
 def products(x, several, format):
-    """[x W^T for each of up to three W]"""
+    """[x W^T for each W], up to MATRICES of them"""
     (x,) = contiguous(x)
     n, sizes = x.shape[-1], [len(blocks) for blocks in several]
     few = x.size // n
     y = np.empty(few * sum(sizes), x.dtype)
     weights = [part for blocks in several for part in (blocks, len(blocks))]
-    weights += [None, 0] * (few_rows.MATRICES - len(several))
+    weights += [None, 0] * (MATRICES - len(several))
     call("quantized_matmul", x.dtype, x, y, few, n, dequantize.ORDER.index(format), *weights)
-    return few_rows.split(y, x, sizes)
+    return split(y, x, sizes)
 
 
 # ------------------------------------------------------------------------------------ on CUDA
@@ -59,7 +58,7 @@ def cuda_supports(xp, x, blocks, *, format):
         and blocks.ndim == 2
         and format in CUDA_FORMATS
         and blocks.shape[1] // dequantize.SIZES[format] * 32 == x.shape[-1]
-        and math.prod(x.shape[:-1]) <= FEW
+        and math.prod(x.shape[:-1]) <= MOST
     )
 
 

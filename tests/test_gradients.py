@@ -196,6 +196,15 @@ SHAPED = {
 }  # fmt: skip
 
 
+ORDERED = {"max", "min", "max_pool1d", "max_pool2d", "ptp", "quantile", "sort", "topk"}
+
+
+def apart(x):
+    """Numbers in the same order, in equal steps from -2 to 2: no step of a difference swaps two."""
+    ranks = x.ravel().argsort().argsort().reshape(x.shape)
+    return 4 * (ranks + 0.5) / max(x.size, 1) - 2
+
+
 @pytest.mark.parametrize("name", SHAPED)
 @given(data=st.data(), seed=seeds)
 def test_shaped(name, data, seed):
@@ -206,15 +215,6 @@ def test_shaped(name, data, seed):
     shapes = [tuple(sizes[c] if c in sizes else int(c) for c in word) for word in letters]
     arrays = numbers(seed, shapes, *intervals)
     check(f, [apart(x) for x in arrays] if name in ORDERED else arrays, seed)
-
-
-ORDERED = {"max", "min", "max_pool1d", "max_pool2d", "ptp", "quantile", "sort", "topk"}
-
-
-def apart(x):
-    """Numbers in the same order, in equal steps from -2 to 2: no step of a difference swaps two."""
-    ranks = x.ravel().argsort().argsort().reshape(x.shape)
-    return 4 * (ranks + 0.5) / max(x.size, 1) - 2
 
 
 @given(seed=seeds)

@@ -17,6 +17,7 @@ import numpy as np
 from .. import kernels, ops
 from ..autograd import grad
 from ..backend import namespace
+from ..functional import binary_cross_entropy_with_logits
 from ..fused import accelerated
 from ..tensor import Tensor
 from ..transforms import hvp
@@ -35,7 +36,7 @@ def loss_of_logits(z, y, weight):
     sum_i w_i [-log softmax(z_i)[y_i]]      z: (k, n)
     """
     if z.shape[0] == 1:
-        return (weight * (y * ops.logaddexp(-z[0], 0.0) + (1 - y) * ops.logaddexp(z[0], 0.0))).sum()
+        return (weight * binary_cross_entropy_with_logits(z[0], y, reduction="none")).sum()
     return (weight * ops.nll(z.transpose(1, 0), targets=y)).sum()
 
 

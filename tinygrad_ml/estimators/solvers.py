@@ -279,9 +279,7 @@ def conjugate_gradients(times, g, rtol, max_iter):
     for _ in range(max_iter):
         Hp = times(p)
         curvature, length = float(p @ Hp), float(p @ p)
-        if (
-            curvature <= EPS * steepest * length
-        ):  # a direction that H does not see, but for rounding
+        if curvature <= EPS * steepest * length:  # H sees this direction by rounding alone
             break
         steepest = max(steepest, curvature / length)
         alpha = rho / curvature
