@@ -24,6 +24,7 @@ from . import (
     dequantize,
     dropout,
     embedding,
+    gather,
     gelu,
     half,
     half_product,
@@ -41,5 +42,5 @@ from . import (
     swiglu,
     unit_sums,
 )
-from .native import get_num_threads, level, set_num_threads
+from .native import Calls, get_num_threads, level, noting, set_num_threads
 from .product import amx

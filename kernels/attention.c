@@ -19,7 +19,7 @@ typedef struct {
     const unsigned char *mask;
     const integer *mask_stride;
     real *log_sum;
-    integer b, h, hk, t, s, d, causal;
+    integer b, h, hk, t, s, d, causal, halves;
     real scale;
 } Heads;
 
@@ -36,6 +36,7 @@ INLINE Span seen_by(const Heads *p, const unsigned char *mask, integer row) {
     Span seen = {0, p->causal ? p->s - p->t + row + 1 : p->s};
     if (!mask) return seen;
     mask += row * p->mask_stride[2];
+    while (seen.end >= 8 && !memcmp(mask + seen.end - 8, "\0\0\0\0\0\0\0", 8)) seen.end -= 8;
     while (seen.end > 0 && !mask[seen.end - 1]) seen.end--;
     while (seen.first < seen.end && !mask[seen.first]) seen.first++;
     return seen;
@@ -149,16 +150,85 @@ static void forward(const void *task, integer n) {
     }
 }
 
-/* Also log_sum (b, h, t), m + log sum: all that the backward pass needs to make a strip again. */
+/* score[j] = q . k_j: where there is one query a head, to transpose the keys does not pay. */
+INLINE void dot_products(const real *q, const real *k, integer stride, real *score, integer n, integer d) {
+    integer whole = d / LANES * LANES;
+    for (integer j = 0; j < n; j++, k += stride) {
+        vector sums = {0};
+        for (integer i = 0; i < whole; i += LANES) sums += *(const vector *)(q + i) * *(const vector *)(k + i);
+        real sum = sum_of(sums);
+        for (integer i = whole; i < d; i++) sum += q[i] * k[i];
+        score[j] = sum;
+    }
+}
+
+/* `rows` rows of keys or values from row `first` on: as they lie, if those are numbers of whole
+   vectors, or copied to `own`, rows of `wide`. */
+INLINE const real *read_rows(const Heads *p, Array a, integer b, integer h, integer first, integer rows,
+                             integer wide, real *own, integer *stride) {
+    integer at = b * a.stride[0] + h * a.stride[1] + first * a.stride[2];
+    *stride = wide;
+#ifdef REAL_IS_FLOAT
+    if (p->halves) {
+        memset(own, 0, p->d == wide ? 0 : rows * wide * sizeof(real));
+        for (integer i = 0; i < rows; i++)
+            widen((const bf16 *)a.x + at + i * a.stride[2], own + i * wide, p->d);
+        return own;
+    }
+#endif
+    if (p->d == wide) {
+        *stride = a.stride[2];
+        return a.x + at;
+    }
+    copy_rows(a.x + at, a.stride[2], own, rows, p->d, wide);
+    return own;
+}
+
+/* As `forward`, for one query a head: those that read key head n are the rows of a product. */
+static void forward_of_one(const void *task, integer n) {
+    const Heads *p = task;
+    integer s = p->s, d = p->d, wide = padded(d), keys = padded(s), group = p->h / p->hk;
+    integer kb = n / p->hk, kh = n % p->hk, step;
+    real *memory = scratch(OWN, (group * (keys + wide + 1) + s * wide + 64) * sizeof(real));
+    real *score = take(&memory, group * keys), *out = take(&memory, group * wide);
+    real *sum = take(&memory, group), *own = take(&memory, s * wide);
+    Span all = {s, 1};
+    for (integer r = 0; r < group; r++) {
+        Span seen = seen_by(p, mask_of(p, kb, kh * group + r), 0);
+        all.first = smaller(all.first, seen.first), all.end = larger(all.end, seen.end);
+    }
+    integer first = smaller(all.first, all.end - 1), many = all.end - first;
+    const real *k = read_rows(p, p->k, kb, kh, first, many, wide, own, &step);
+    for (integer r = 0; r < group; r++) {
+        integer head = kh * group + r;
+        const unsigned char *mask = mask_of(p, kb, head);
+        real *row = score + r * keys, m;
+        dot_products(head_of(p->q, kb, head), k, step, row, many, d);
+        sum[r] = soften(row, mask ? mask + first : NULL, many, p->scale, &m);
+        sum[r] = sum[r] == 0 ? 1 : sum[r];
+        p->log_sum[kb * p->h + head] = m + LOG(sum[r]);
+    }
+    const real *v = read_rows(p, p->v, kb, kh, first, many, wide, own, &step);
+    multiply(group, wide, many, score, keys, 1, v, step, out, wide, 0);
+    for (integer r = 0; r < group; r++) {
+        real *result = head_of(p->o, kb, kh * group + r);
+#pragma omp simd
+        for (integer j = 0; j < d; j++) result[j] = out[r * wide + j] / sum[r];
+    }
+}
+
+/* Also log_sum (b, h, t), m + log sum: all that the backward pass needs to make a strip again.
+   halves: k and v are bfloat16; only with t = 1. */
 EXPORT NAME(attention_forward)(const real *q, const integer *qs, const real *k, const integer *ks,
                                const real *v, const integer *vs, real *o, const integer *os,
                                const unsigned char *mask, const integer *ms, real *log_sum, integer b,
                                integer h, integer hk, integer t, integer s, integer d, integer causal,
-                               real scale) {
+                               real scale, integer halves) {
     Heads p = {.q = {(real *)q, qs}, .k = {(real *)k, ks}, .v = {(real *)v, vs}, .o = {o, os},
                .mask = mask, .mask_stride = ms, .log_sum = log_sum,
-               .b = b, .h = h, .hk = hk, .t = t, .s = s, .d = d, .causal = causal, .scale = scale};
-    share(forward, &p, b * hk, 4 * b * h * t * s * d);
+               .b = b, .h = h, .hk = hk, .t = t, .s = s, .d = d, .causal = causal, .scale = scale,
+               .halves = halves};
+    share(t == 1 ? forward_of_one : forward, &p, b * hk, 4 * b * h * t * s * d);
 }
 
 /* weight: scores to P, slope: G V^T to dS; both 0 where the row does not look. */

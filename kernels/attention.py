@@ -14,13 +14,14 @@ Accuracy in float32: as the definition's, the sums over d and s being in another
 import numpy as np
 
 from . import attention_of_one, cuda
+from .half import all_half, is_half, narrow, widen
 from .native import empty_rows, rows, run, runs, strides
 
 
 def supports(xp, q, k, v, mask=None, *, causal=False, scale=None):
     shapes = q.ndim == 4 and k.shape == v.shape and k.ndim == 4 and q.shape[-1] == k.shape[-1]
     return (
-        runs(xp, q, k, v)
+        (runs(xp, q, k, v) or (shapes and q.shape[2] == 1 and all_half(xp, q, k, v)))
         and shapes
         and q.shape[0] == k.shape[0]
         and q.shape[1] % k.shape[1] == 0
@@ -47,24 +48,28 @@ def bytes_of(mask, q, k):
 
 
 def forward(xp, q, k, v, mask=None, *, causal=False, scale=None):
-    q, k, v = rows(q), rows(k), rows(v)
+    """One query a head reads a cache of bfloat16 as it is; else that is Widened's to do."""
+    halves = is_half(q)
+    q, k, v = rows(widen(q)), rows(k), rows(v)
     b, h, t, d = q.shape
     o = np.empty((b, t, h, d), q.dtype).swapaxes(1, 2)  # heads merge without a copy
     log_sum = np.empty((b, h, t), q.dtype)
     arrays = [x for a in (q, k, v, o) for x in (a, strides(a))]
     run("attention_forward", *arrays, *bytes_of(mask, q, k), log_sum, *sizes(q, k),
-        int(causal and q.shape[2] > 1), scale_of(q, scale))  # fmt: skip
-    return o, (o, log_sum)
+        int(causal and t > 1), scale_of(q, scale), int(halves))  # fmt: skip
+    return narrow(o) if halves else o, (o, log_sum)
 
 
 def backward(xp, needs, g, residuals, q, k, v, mask=None, *, causal=False, scale=None):
-    g, q, k, v = rows(g), rows(q), rows(k), rows(v)
+    halves = is_half(q)
+    g, q, k, v = (rows(widen(a)) for a in (g, q, k, v))
     o, log_sum = residuals
     gradients = [empty_rows(a) for a in (q, k, v)]
     read = [x for a in (g, q, k, v, o) for x in (a, strides(a))]
     written = [x for a in gradients for x in (a, strides(a))]
     run("attention_backward", *read, *bytes_of(mask, q, k), log_sum, *written, *sizes(q, k),
         int(causal and q.shape[2] > 1), scale_of(q, scale))  # fmt: skip
+    gradients = map(narrow, gradients) if halves else gradients
     return [*gradients, None][: len(needs)]  # a mask of None may have been handed in
 
 

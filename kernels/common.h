@@ -20,6 +20,24 @@ INLINE integer larger(integer a, integer b) { return a > b ? a : b; }
 INLINE integer blocks_of(integer size, integer n) { return (n + size - 1) / size; }
 
 #ifdef REAL_IS_FLOAT
+typedef uint32_t word __attribute__((may_alias)); /* a float's bits */
+
+INLINE void widen(const bf16 *x, float *y, integer n) {
+    word *bits = (word *)y;
+#pragma omp simd
+    for (integer i = 0; i < n; i++) bits[i] = (uint32_t)x[i] << 16;
+}
+
+/* To the nearest, ties to even; a NaN stays one. */
+INLINE void narrow(const float *x, bf16 *y, integer n) {
+    const word *from = (const word *)x;
+#pragma omp simd
+    for (integer i = 0; i < n; i++) {
+        uint32_t bits = from[i], rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+        y[i] = (bits & 0x7FFFFFFF) > 0x7F800000 ? (bits >> 16) | 0x40 : rounded;
+    }
+}
+
 /* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2) / 2, and e^r by a polynomial (Cephes, expf).
    Within 1 ulp; no call and no branch, so a loop around it becomes vector code. The argument is
    held to [-87, 88]: below, the result would be subnormal, which is a hundred times slower. */

@@ -1,6 +1,6 @@
 """Embedding:  y = W[i]      dW[r] = sum of g over the places where i = r      W: (v, d)  i: (...)
 
-Forward is numpy's take. Backward adds row after row, each thread in columns of its own: without
+Forward is gather.py's. Backward adds row after row, each thread in columns of its own: without
 sorting, without atomics, and in the order of the tokens: the same bits with any number of threads.
 Bytes: g is read once and dW written once, and the rows that are named are read and written again.
 Accuracy: that of adding up one after another.
@@ -8,32 +8,26 @@ Accuracy: that of adding up one after another.
 
 import numpy as np
 
-from . import cuda
+from . import cuda, gather
+from .half import all_half, is_half, narrow, widen
 from .native import contiguous, run, runs
 
 
 def supports(xp, weight, indices):
-    """No to whatever the definition has an error for."""
-    return (
-        runs(xp, weight)
-        and weight.ndim == 2
-        and isinstance(indices, np.ndarray)
-        and indices.dtype.kind in "iu"
-        and indices.size > 0
-        and indices.min() >= 0
-        and indices.max() < len(weight)
-    )
+    """Of bfloat16 too: rows are taken as they are."""
+    known = runs(xp, weight) or all_half(xp, weight)
+    return known and weight.ndim == 2 and gather.supports(xp, weight, indices)
 
 
 def forward(xp, weight, indices):
-    return weight[indices], None
+    return gather.forward(xp, weight, indices), None
 
 
 def backward(xp, needs, g, residuals, weight, indices):
-    g, indices = contiguous(g, indices.astype(np.int64, copy=False))
-    dw = np.empty(weight.shape, weight.dtype)
+    g, indices = contiguous(widen(g), indices.astype(np.int64, copy=False))
+    dw = np.empty(weight.shape, g.dtype)
     run("embedding_backward", g, indices, dw, indices.size, *weight.shape)
-    return [dw, None]
+    return [narrow(dw) if is_half(weight) else dw, None]
 
 
 # ------------------------------------------------------------------------------------ on CUDA

@@ -52,11 +52,5 @@ INLINE real total(const vector *sums) {
     vector sum = sums[0];
 #pragma GCC unroll 16
     for (int p = 1; p < PARTS; p++) sum += sums[p];
-    real s[LANES];
-    memcpy(s, &sum, sizeof s);
-#pragma GCC unroll 16
-    for (int half = LANES / 2; half; half /= 2)
-#pragma GCC unroll 16
-        for (int j = 0; j < half; j++) s[j] += s[j + half];
-    return s[0];
+    return sum_of(sum);
 }

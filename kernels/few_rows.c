@@ -35,31 +35,34 @@ EXPORT NAME(few_rows)(const real *x, real *y, integer few, integer n, const real
 
 #ifdef REAL_IS_FLOAT
 
-/* The upper halves of float32s. */
-INLINE void widen(const bf16 *from, float *to, integer n) {
-    uint32_t bits[32];
-#pragma omp simd
-    for (integer i = 0; i < n; i++) bits[i] = (uint32_t)from[i] << 16;
-    memcpy(to, bits, n * sizeof(float));
+/* As many bfloat16s as a register has numbers, widened on the way into it. */
+INLINE vector widened(const bf16 *x) {
+    typedef bf16 halves __attribute__((vector_size(REGISTER / 2)));
+    typedef uint32_t words __attribute__((vector_size(REGISTER)));
+    halves read;
+    memcpy(&read, x, sizeof read);
+    return (vector)(__builtin_convertvector(read, words) << 16);
 }
 
 static void rows_of_halves(const void *task, integer piece) {
     const FewRows *t = task;
     integer end = smaller((piece + 1) * t->piece, t->m), whole = t->n / 32 * 32;
-    float w[32] __attribute__((aligned(64)));
     for (integer of_all = piece * t->piece; of_all < end; of_all++) {
         integer i = of_all;
         const Weight *weight = weight_of(t, &i);
-        const bf16 *from = (const bf16 *)weight->rows + i * t->n;
-        vector sums[FEW][PARTS] = {0};
-        for (integer k = 0; k < whole; k += 32) {
-            widen(from + k, w, 32);
-            for (integer r = 0; r < t->few; r++) add_products(w, t->x + r * t->n + k, 32, sums[r]);
-        }
-        widen(from + whole, w, t->n - whole);
+        const bf16 *w = (const bf16 *)weight->rows + i * t->n;
         for (integer r = 0; r < t->few; r++) {
-            float y = total(sums[r]);
-            for (integer k = whole; k < t->n; k++) y += w[k - whole] * t->x[r * t->n + k];
+            const float *x = t->x + r * t->n;
+            vector sums[PARTS] = {0};
+            for (integer k = 0; k < whole; k += 32) {
+                __builtin_prefetch(w + k + AHEAD, 0, 0);
+#pragma GCC unroll 16
+                for (int p = 0; p < PARTS; p++)
+                    sums[p] += widened(w + k + p * LANES) * *(const vector *)(x + k + p * LANES);
+            }
+            float y = total(sums), rest[32];
+            widen(w + whole, rest, t->n - whole);
+            for (integer k = whole; k < t->n; k++) y += rest[k - whole] * x[k];
             weight->y[r * weight->m + i] = y;
         }
     }

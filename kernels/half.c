@@ -24,24 +24,14 @@ typedef struct {
 
 static void widen_piece(const void *task, integer piece) {
     const Cast *p = task;
-    const bf16 *from = p->from;
-    uint32_t *to = p->to;
-    integer end = smaller((piece + 1) * ENTRIES, p->n);
-#pragma omp simd
-    for (integer i = piece * ENTRIES; i < end; i++) to[i] = (uint32_t)from[i] << 16;
+    integer first = piece * ENTRIES;
+    widen((const bf16 *)p->from + first, (float *)p->to + first, smaller(ENTRIES, p->n - first));
 }
 
-/* To the nearest, ties to even; a NaN stays one. */
 static void narrow_piece(const void *task, integer piece) {
     const Cast *p = task;
-    const uint32_t *from = p->from;
-    bf16 *to = p->to;
-    integer end = smaller((piece + 1) * ENTRIES, p->n);
-#pragma omp simd
-    for (integer i = piece * ENTRIES; i < end; i++) {
-        uint32_t x = from[i], rounded = (x + 0x7FFF + ((x >> 16) & 1)) >> 16;
-        to[i] = (x & 0x7FFFFFFF) > 0x7F800000 ? (x >> 16) | 0x40 : rounded;
-    }
+    integer first = piece * ENTRIES;
+    narrow((const float *)p->from + first, (bf16 *)p->to + first, smaller(ENTRIES, p->n - first));
 }
 
 EXPORT widen_float(const bf16 *x, float *y, integer n) {

@@ -7,6 +7,7 @@ import hashlib
 import os
 import sysconfig
 import warnings
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,58 @@ def call(name, dtype, *args):
     """`run` for a dtype that is named; arrays of C pass as they are."""
     function = _function(name, dtype, tuple(map(type, args)))
     function(*[address(a) if isinstance(a, np.ndarray) else a for a in args])
+    noted = _noted.get()
+    if noted is not None:
+        noted.append((function, args))
+
+
+_noted: ContextVar[list | None] = ContextVar("noted", default=None)
+
+
+class Calls:
+    """Calls of C that are noted while they run, to be made again without what Python did for them.
+
+        calls = Calls()
+        with calls.noted():
+            f()
+        calls.again()     # the same arrays, whose numbers may be others by now
+
+    What numpy computes in between is not done again: whoever calls again must know that there is
+    nothing of the kind. An array that C was given lives as long as its calls do.
+    """
+
+    def __init__(self):
+        self._kept, self._ready = [], []
+
+    @contextlib.contextmanager
+    def noted(self):
+        token = _noted.set(self._kept)
+        try:
+            yield
+        finally:
+            _noted.reset(token)
+        self._ready = [(function, _converted(function, args)) for function, args in self._kept]
+
+    def again(self):
+        """Make the calls again, in their order."""
+        for function, args in self._ready:
+            function(*args)
+
+
+def noting():
+    """Whether calls are being noted: then what numpy would do sooner is better done in C too."""
+    return _noted.get() is not None
+
+
+def _converted(function, args):
+    """Arguments as C has them, so that ctypes has nothing left to do."""
+
+    def one(a, kind):
+        if isinstance(a, ctypes.Array):
+            return kind(ctypes.addressof(a))
+        return kind(address(a) if isinstance(a, np.ndarray) else a)
+
+    return tuple(map(one, args, function.argtypes))
 
 
 @functools.cache

@@ -1,5 +1,5 @@
 /* The pairs (x_i, x_(i + half)) turned by their angle, or back        see rope.py */
-#include "common.h"
+#include "rope.h"
 
 typedef struct {
     const real *x, *cosine, *sine;
@@ -8,9 +8,6 @@ typedef struct {
     integer b, h, t, half;
 } Turn;
 
-/* Eight numbers: the halves of a head are short (16, 24, 32), and whole registers would leave a rest. */
-typedef real eight __attribute__((vector_size(8 * sizeof(real)), aligned(sizeof(real)), may_alias));
-
 /* Every head of one token: one row of the tables serves them all. */
 static void turn(const Turn *p, integer n) {
     integer half = p->half, batch = n / p->t, token = n % p->t;
@@ -18,18 +15,7 @@ static void turn(const Turn *p, integer n) {
     for (integer head = 0; head < p->h; head++) {
         const real *x = p->x + batch * p->xs[0] + head * p->xs[1] + token * p->xs[2];
         real *y = p->y + batch * p->ys[0] + head * p->ys[1] + token * p->ys[2];
-        integer i = 0;
-        for (; i + 8 <= half; i += 8) {
-            eight first = *(const eight *)(x + i), second = *(const eight *)(x + half + i);
-            eight cosine = *(const eight *)(c + i), sine = p->sign * *(const eight *)(s + i);
-            *(eight *)(y + i) = first * cosine - second * sine;
-            *(eight *)(y + half + i) = second * cosine + first * sine;
-        }
-        for (; i < half; i++) {
-            real first = x[i], second = x[half + i], sine = p->sign * s[i];
-            y[i] = first * c[i] - second * sine;
-            y[half + i] = second * c[i] + first * sine;
-        }
+        turn_head(x, y, c, s, half, p->sign);
     }
 }
 

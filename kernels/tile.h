@@ -51,6 +51,17 @@ INLINE void transpose_square(const number *x, integer stride, number *to, intege
 #endif
 }
 
+/* Of a register's numbers, by halves. */
+INLINE real sum_of(vector sum) {
+    real s[LANES];
+    memcpy(s, &sum, sizeof s);
+#pragma GCC unroll 16
+    for (int half = LANES / 2; half; half /= 2)
+#pragma GCC unroll 16
+        for (int j = 0; j < half; j++) s[j] += s[j + half];
+    return s[0];
+}
+
 INLINE integer padded(integer n) { return (n + LANES - 1) / LANES * LANES; }
 
 /* One tile: `tall` rows of `wide` registers of C. The loops over them unroll: acc is registers. */

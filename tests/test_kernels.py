@@ -29,7 +29,7 @@ LENGTHS = [1, 2, 3, 7, 16, 17, 33]
 
 def pair(name):
     """A function with its kernel, and its definition."""
-    name = name.removeprefix("masked_")
+    name = name.removeprefix("masked_").removesuffix("_of_one")
     definition = getattr(tg.functional, name)
     definition = getattr(definition, "definition", definition)
     return fused(getattr(kernels, name))(definition), definition
@@ -69,6 +69,20 @@ def masked_attention(draw, normal):
     return [q, k, v, mask], options
 
 
+def masked_attention_of_one(draw, normal):
+    """One query a head, as when a text is written; its keys are part of longer rows."""
+    b, group, hk, s = (draw(st.integers(1, n)) for n in (2, 4, 2, 70))
+    d = draw(st.sampled_from([*LENGTHS, 48]))
+    keys, values = (normal(b, hk, s + 3, d)[:, :, 1 : s + 1] for _ in range(2))
+    arrays = [normal(b, group * hk, 1, d), keys, values]
+    if draw(st.booleans()):
+        rows = draw(st.lists(st.sampled_from([0.0, 0.05, 0.5, 1.0]), min_size=b, max_size=b))
+        mask = np.random.default_rng(0).random((b, 1, 1, s)) < np.reshape(rows, (b, 1, 1, 1))
+        mask[..., draw(st.integers(1, s)) :] = False
+        arrays.append(mask)
+    return arrays, {"causal": draw(st.booleans())}
+
+
 def linear_cross_entropy(draw, normal):
     rows, d, v = (draw(st.sampled_from(LENGTHS)) for _ in range(3))
     targets = draw(st.lists(st.sampled_from([-100, 0, v - 1]), min_size=rows, max_size=rows))
@@ -100,6 +114,7 @@ def embedding(draw, normal):
 
 
 CASES = [gelu, embedding, rms_norm, add_rms_norm, swiglu, rope, attention, masked_attention,
+         masked_attention_of_one,
          linear_maps, linear_cross_entropy]  # fmt: skip
 every_kernel = pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 
@@ -332,6 +347,66 @@ def test_products_and_maps_of_a_few_rows_have_their_gradients(rows):
     found = value_and_gradients(f, arrays, {}, ramp)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "uint8", "bool"])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (90, 3, 2)])
+def test_rows_of_a_table_are_taken_as_they_are(shape, dtype):
+    table = np.random.default_rng(0).integers(0, 200, (len(shape) * 300, *shape[1:])).astype(dtype)
+    for rows in (table, table[::2], table[5:-7]):
+        for ids in (0, [len(rows) - 1], np.resize(np.arange(len(rows)), (41, 2)).astype("i4")):
+            ids = np.asarray(ids)
+            assert kernels.gather.supports(np, rows, ids)
+            found = kernels.gather.forward(np, rows, ids)
+            np.testing.assert_array_equal(found, rows[ids])
+    for wrong in ([-1], [len(table)], [0.5]):
+        assert not kernels.gather.supports(np, table, np.asarray(wrong))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("half", [1, 3, 8, 19])
+def test_a_token_is_turned_and_put_into_a_cache(half, rows, dtype):
+    """What rope and copies do, and nothing beside the place."""
+    rng, d = np.random.default_rng(half), 2 * half
+    shapes = [(2, 4, 1, d), (2, 2, 1, d), (2, 2, 1, d), *[(rows, 1, 1, half)] * 2]
+    given = [rng.uniform(-1, 1, shape).astype(dtype) for shape in shapes]
+    buffers = [rng.uniform(-1, 1, (2, 2, 9, d)).astype(dtype) for _ in range(2)]
+    wide = np.float32 if dtype == "bfloat16" else dtype
+    q, k, v, cos, sin, keys, values = (x.astype(wide) for x in (*given, *buffers))
+    place = np.array([5])
+    assert kernels.into_cache.supports(np, *given, *buffers, place)
+    turned = kernels.into_cache.forward(np, *given, *buffers, place)
+    rope = tg.functional.rope.definition
+    keys[:, :, place], values[:, :, place] = rope(k, cos, sin), v
+    for found, exact in zip([turned, *buffers], [rope(q, cos, sin), keys, values], strict=True):
+        bound = {"float32": 2.4e-7, "float64": 4.5e-16, "bfloat16": 2**-8}[dtype]
+        np.testing.assert_allclose(found.astype("f8"), exact, rtol=0, atol=bound)
+        assert found.dtype == dtype
+
+
+def test_calls_are_made_again_on_the_numbers_of_then():
+    x, ids, calls = np.ones((3, 40), np.float32), np.array([2, 0]), kernels.Calls()
+    with calls.noted():
+        assert kernels.noting()
+        y = kernels.swiglu.forward(np, kernels.gather.forward(np, x, ids), x[:2])[0]
+        del ids
+    assert not kernels.noting()
+    before = y.copy()
+    x *= 2
+    np.testing.assert_array_equal(y, before)
+    calls.again()
+    np.testing.assert_array_equal(y, kernels.swiglu.forward(np, x[:2], x[:2])[0])
+
+
+def test_a_row_that_does_not_exist_reads_as_nan_when_nobody_looks():
+    table, ids, calls = np.ones((3, 5), np.float32), np.array([2, 0, 1]), kernels.Calls()
+    with calls.noted():
+        y = kernels.gather.forward(np, table, ids)
+    ids[:] = [-1, 2, 3]
+    calls.again()
+    np.testing.assert_array_equal(np.isnan(y).all(axis=1), [True, False, True])
+    np.testing.assert_array_equal(y[1], 1)
 
 
 def test_bfloat16_casts_as_ml_dtypes_does():

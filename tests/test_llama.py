@@ -1,6 +1,7 @@
 """LLaMA: one pass and many give the same; parts can be replaced; files and seeds reproduce."""
 
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_ml as tg
-from tinygrad_ml import io, nn
+from tinygrad_ml import io, kernels, nn, peft
 from tinygrad_ml.llama import (
     BPETokenizer,
     ByteTokenizer,
@@ -22,6 +23,8 @@ from tinygrad_ml.llama.formats.export import write_gguf
 from tinygrad_ml.llama.formats.huggingface import our_name, their_name
 from tinygrad_ml.llama.generate import Rules, _judged, draw
 from tinygrad_ml.llama.model import rope_frequencies
+from tinygrad_ml.llama.recorded import Recorded
+from tinygrad_ml.quantized import quantize
 from tinygrad_ml.testing import check_grads
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}  # float64; only the order of sums differs
@@ -398,6 +401,113 @@ def test_rules_keep_what_they_say():
     np.testing.assert_allclose(hot, np.sqrt(np.exp(logits[0])) / np.sqrt(np.exp(logits[0])).sum())
     seen = Rules(repetition_penalty=2.0).penalised(np.array([[1.0, -1.0, 3.0]]), [{0, 1}])
     np.testing.assert_allclose(seen, [[0.5, -2.0, 3.0]])
+
+
+# ------------------------------------------------------------------------- recorded tokens (CPU)
+
+
+PADDED = np.array([[True] * 4, [False, False, True, True]])
+
+
+def made_again(monkeypatch):
+    """How often a list of calls was made again, from now on."""
+    counted, again = [], kernels.Calls.again
+
+    def counting(calls):
+        counted.append(calls)
+        again(calls)
+
+    monkeypatch.setattr(kernels.Calls, "again", counting)
+    return counted
+
+
+def as_it_is(monkeypatch, model, *args, **options):
+    """What the model generates with no call recorded."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorded, "fits", staticmethod(lambda cache: False))
+        return model.generate(*args, **options)
+
+
+def kept_in_blocks():
+    """Linears in blocks of 32 numbers, as in a quantised file."""
+    model = small(dtype="float32", dim=32, hidden_dim=64)
+    return quantize(model, "Q8_0")
+
+
+MODELS = {
+    "float64": small,
+    "float32": partial(small, dtype="float32", n_kv_heads=2),
+    "tied": partial(small, dtype="float32", tie_embeddings=True),
+    "bfloat16": partial(small, dtype="bfloat16"),
+    "blocks": kept_in_blocks,
+}
+OPTIONS = [
+    {},
+    {"mask": PADDED},
+    {"window": 9},
+    {"temperature": 1.2, "top_k": 9},
+    {"repetition_penalty": 1.4},
+    {"eos": 7},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "greedy")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_recorded_token_is_the_models_own(name, options, monkeypatch):
+    """Sums may be in another order: where the kernels are not worth it, numpy makes small ones."""
+    model, counted, found = MODELS[name](), made_again(monkeypatch), []
+    for generate in (model.generate, partial(as_it_is, monkeypatch, model)):
+        rng = np.random.default_rng(3)
+        found.append(generate(texts(2, 4), 14, rng=rng, return_logprobs=True, **options))
+    (ids, logprobs), (wanted, theirs) = found
+    np.testing.assert_array_equal(ids, wanted)
+    bound = {"float64": 1e-9, "bfloat16": 2**-5}.get(name, 1e-4)
+    np.testing.assert_allclose(logprobs, theirs, rtol=bound, atol=bound)
+    if kernels.level() in ("v3", "v4"):  # at the base level numpy multiplies
+        anew = 3 if "window" in options else 1  # each time two tokens are computed as ever
+        assert len(counted) == ids.shape[1] - 4 - 2 * anew
+
+
+def test_a_cache_that_grows_is_recorded_anew(monkeypatch):
+    model, found = small(dtype="float32"), []
+    for generate in (model.generate, partial(as_it_is, monkeypatch, model)):
+        text, cache = [[3, 1, 4]], model.new_cache(1)
+        for count in (7, 6, 9):  # each call goes on from the cache of the one before
+            text = generate(text, count, cache=cache)
+        found.append(text)
+    np.testing.assert_array_equal(*found)
+
+
+class Doubling(nn.Module):
+    """A part that numpy computes."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def forward(self, x, *, rng=None):
+        return self.inner(x, rng=rng) * 2
+
+
+@pytest.mark.parametrize("part", ["feed_forward", "lora"])
+def test_a_model_that_numpy_computes_in_part_is_called_as_it_is(part, monkeypatch):
+    model, counted = small(dtype="float32"), made_again(monkeypatch)
+    if part == "lora":
+        model = peft.attach(model, peft.LoRA(2), rng=np.random.default_rng(1))
+        for _, p in model.trained():
+            p.assign_(np.resize(np.linspace(-1, 1, 7, dtype="f4"), p.shape))
+    else:
+        model.layers[1].feed_forward = Doubling(model.layers[1].feed_forward)
+    found = model.generate(texts(2, 4), 9)
+    assert len(counted) <= 1  # tried, and found to differ
+    np.testing.assert_array_equal(found, as_it_is(monkeypatch, model, texts(2, 4), 9))
+
+
+def test_without_kernels_nothing_is_recorded(monkeypatch):
+    model, counted = small(), made_again(monkeypatch)
+    with tg.use_kernels(False):
+        found = model.generate(texts(1, 4), 9)
+    assert len(counted) <= 1
+    np.testing.assert_array_equal(found, as_it_is(monkeypatch, model, texts(1, 4), 9))
 
 
 # ------------------------------------------------------------------------------------- files

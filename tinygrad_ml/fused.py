@@ -168,6 +168,12 @@ def _first(arguments):
     return [getattr(a, "w", a) for a in listed[:1]]
 
 
+@accelerated(kernels.gather)
+def rows_of(table, indices):
+    """table[indices] of plain arrays: rows of a table by (...) integers."""
+    return table.take(indices, axis=0)
+
+
 @contextmanager
 def use_kernels(on):
     """`with tg.use_kernels(False):` every function runs by its definition."""

@@ -22,6 +22,7 @@ import numpy as np
 
 from . import backend, dtypes, functional
 from .autograd import GraphError
+from .fused import rows_of
 from .quant import Blocks, quantized_maps, quantized_matmul
 from .tensor import Tensor, array_of
 
@@ -565,7 +566,7 @@ class QuantizedEmbedding(Module):
         ids, count = array_of(ids), self.shape[0]
         if ids.size and not (ids.min() >= 0 and ids.max() < count):
             raise IndexError(f"ids: got {ids.min()} to {ids.max()}, expected 0 to {count - 1}")
-        rows = _beside(self._blocks, ids)[ids]  # whole rows: their blocks alone are looked at
+        rows = rows_of(_beside(self._blocks, ids), ids)  # their blocks alone are looked at
         return Tensor.wrap(Blocks(rows, self._blocks.format).dense(self._dtype))
 
     def dense(self, dtype="float32"):

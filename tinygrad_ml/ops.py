@@ -791,7 +791,7 @@ def matmul(xp, a, b):
     if a.itemsize == 2 or b.itemsize == 2:
         return _half_matmul(xp, a, b)
     if b.ndim == 2 and a.ndim > 1:
-        if a.size * b.shape[1] >= _LARGE:
+        if a.size * b.shape[1] >= _LARGE or kernels.noting():
             return _of_rows(a, b)
         if is_host(xp):  # the same product, and half of what a call of matmul costs
             y = a.dot(b) if a.ndim == 2 else _rows(a).dot(b)  # one product instead of many
@@ -816,7 +816,8 @@ _LARGE = kernels.product.WORTH  # below it the look for a kernel would cost more
 def _half_matmul(xp, a, b):
     if a.dtype not in HALF and b.dtype not in HALF:  # 16-bit integers
         return xp.matmul(a, b)
-    if a.dtype == b.dtype and b.ndim == 2 and a.ndim > 1 and a.size * b.shape[1] >= _LARGE:
+    of_rows = a.dtype == b.dtype and b.ndim == 2 and a.ndim > 1
+    if of_rows and (a.size * b.shape[1] >= _LARGE or kernels.noting()):
         return _of_rows(a, b)
     return _half_product(a, b)
 

@@ -169,11 +169,31 @@ class Slot:
         return [Tensor.wrap(kept) for kept in pair]
 
     def turned(self, layer, positions, q, k, v):
-        """As the cache's own, in one launch."""
+        """As the cache's own, in one kernel."""
         pair = self._buffers.pairs(layer)
         given = (q.data, k.data, v.data, positions.cos, positions.sin)
         q = _turned_into(*given, *pair, self.place)
         return [Tensor.wrap(x) for x in (q, *pair)]
+
+
+class HostSlot(Slot):
+    """A slot on the CPU, where what is recorded is C alone: `at` works out the rest anew."""
+
+    def __init__(self, cache):
+        super().__init__(cache, np.zeros(1, np.int64))
+        rows = 1 if self._padding is None else cache.rows
+        self._positions = np.zeros(1 if self._padding is None else (rows, 1), np.int64)
+        self._seen = np.zeros((rows, 1, 1, cache.capacity), bool)
+        self._seen[:, 0, 0, : cache.length] = cache.mask[:rows]
+
+    positions = property(lambda self: self._positions)
+    visible = property(lambda self: self._seen)
+
+    def at(self, place):
+        """The new token stands there, and all that is before it has been written."""
+        self.place[...] = place
+        self._positions[...] = place if self._padding is None else place - self._padding
+        self._seen[..., place] = True
 
 
 class LayerCache(NamedTuple):

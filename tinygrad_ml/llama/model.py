@@ -18,6 +18,7 @@ import numpy as np
 from .. import backend, functional, nn, ops
 from .. import quantized as quantized_layers
 from ..autograd import GraphError, is_recording
+from ..fused import rows_of
 from ..quant import Blocks
 from ..tensor import array_of
 from ..transforms import checkpoint
@@ -345,11 +346,11 @@ class Rotation:
 
     @classmethod
     def looked_up(cls, ids, count, frequencies, like):
-        """At places below `count` that the device alone knows, (1,) or (b, 1) ints: no copy."""
+        """At places below `count`, (1,) or (b, 1) ints, that only a recorded call will know."""
         table = _turns(np.arange(count), frequencies, like)
         if ids.ndim == 2:
             ids = ids[:, None]
-        return cls(*(x.take(ids, axis=0) for x in table))
+        return cls(*(rows_of(x, ids) for x in table))
 
     def rotate(self, x):
         """(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), halves of each head      (b, n, t, k)"""
