@@ -14,7 +14,7 @@ typedef struct {
         const Blocks *t = task; \
         integer some = BYTES / size, end = smaller((piece + 1) * some, t->count); \
         for (integer i = piece * some; i < end; i++) \
-            decode_##name(t->blocks + i * size, t->w + i * length); \
+            EACH_PART(length) decode_##name(t->blocks + i * size, s, t->w + i * length + 32 * s); \
     }
 FORMATS(DECODE)
 

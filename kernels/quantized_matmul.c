@@ -7,11 +7,12 @@
 #define MULTIPLY(name, length, size) \
     static real row_##name(const uint8_t *b, const real *x, integer n) { \
         vector sums[PARTS] = {0}; \
-        for (integer k = 0; k < n; k += length, b += size) { \
-            real w[length] __attribute__((aligned(64))); \
-            decode_##name(b, w); \
-            add_products(w, x + k, length, sums); \
-        } \
+        for (integer k = 0; k < n; k += length, b += size) \
+            EACH_PART(length) { \
+                real w[32] __attribute__((aligned(64))); \
+                decode_##name(b, s, w); \
+                add_products(w, x + k + 32 * s, 32, sums); \
+            } \
         return total(sums); \
     } \
     static void rows_##name(const void *task, integer piece) { \
@@ -29,7 +30,8 @@
             vector sums[FEW][PARTS] = {0}; \
             for (integer k = 0; k < t->n; k += RUN) { \
                 integer run = smaller(RUN, t->n - k); \
-                for (integer l = 0; l < run; l += length, b += size) decode_##name(b, w + l); \
+                for (integer l = 0; l < run; l += length, b += size) \
+                    EACH_PART(length) decode_##name(b, s, w + l + 32 * s); \
                 for (integer r = 0; r < t->few; r++) \
                     add_products(w, t->x + r * t->n + k, run, sums[r]); \
             } \

@@ -53,13 +53,18 @@ INLINE void transpose_square(const number *x, integer stride, number *to, intege
 
 /* Of a register's numbers, by halves. */
 INLINE real sum_of(vector sum) {
-    real s[LANES];
-    memcpy(s, &sum, sizeof s);
-#pragma GCC unroll 16
-    for (int half = LANES / 2; half; half /= 2)
-#pragma GCC unroll 16
-        for (int j = 0; j < half; j++) s[j] += s[j + half];
-    return s[0];
+    typedef real quarter __attribute__((vector_size(16)));
+    union { vector whole; quarter part[REGISTER / 16]; } x = {sum};
+#pragma GCC unroll 2
+    for (int half = REGISTER / 32; half; half /= 2)
+#pragma GCC unroll 2
+        for (int i = 0; i < half; i++) x.part[i] += x.part[i + half];
+    quarter last = x.part[0];
+#ifdef REAL_IS_FLOAT
+    return (last[0] + last[2]) + (last[1] + last[3]);
+#else
+    return last[0] + last[1];
+#endif
 }
 
 INLINE integer padded(integer n) { return (n + LANES - 1) / LANES * LANES; }
