@@ -319,7 +319,7 @@ class _Ending:
         for i, decoder in enumerate(self.decoders):
             if not self.ended[i]:
                 self.ended[i] = self._has_stopped(i, decoder.push(chosen[i]))
-        self.ended |= np.isin(chosen, self.eos)
+        self.ended |= [token in self.eos for token in chosen.tolist()]
         return self.ended.all()
 
     def _has_stopped(self, i, piece):
