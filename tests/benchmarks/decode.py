@@ -3,7 +3,8 @@
     python tests/benchmarks/decode.py [MODEL.gguf] [--tokens 48] [--rounds 3] [--json FILE]
 
 MODEL.gguf   by default the one that `tinygrad-ml pull smollm2` brings
-limit        bytes of the weights over the speed at which memory can be read, both measured here
+limit        the speed at which memory is read, measured here, over the bytes that a token needs:
+             all weights, less an embedding that is not the head too
 transformers the same file made dense in float32, where transformers and torch are installed
 llama.cpp    the same file, where llama-cpp-python is installed
 
@@ -21,7 +22,7 @@ import numpy as np
 import tinygrad_ml as tg
 from tinygrad_ml import kernels
 from tinygrad_ml.cli import _keep_freed_memory
-from tinygrad_ml.llama import Llama, load_tokenizer
+from tinygrad_ml.llama import Llama, formats, load_tokenizer
 from tinygrad_ml.llama.pull import resolve
 
 PROMPT = "The capital of France is"
@@ -36,6 +37,12 @@ def read_speed(size=1 << 28):
         tg.functional.linear(row, matrix)
         best = min(best, time.perf_counter() - start)
     return size / best
+
+
+def bytes_of_a_token(path):
+    _, arrays = formats.read(path)
+    size = {name: x.data.nbytes for name, x in arrays.items()}
+    return sum(size.values()) - (size["embedding.weight"] if "head.weight" in size else 0)
 
 
 def ours(path, quantized):
@@ -116,8 +123,8 @@ def main():
     for _ in range(asked.rounds):
         for name, generate in sides.items():
             speeds[name] = max(speeds[name], generate(asked.tokens)[0])
-    speed, size = read_speed(), path.stat().st_size
-    print(f"{path.name}: {size / 1e6:.0f} MB, {kernels.get_num_threads()} threads, "
+    speed, size = read_speed(), bytes_of_a_token(path)
+    print(f"{path.name}: {size / 1e6:.0f} MB a token, {kernels.get_num_threads()} threads, "
           f"level {kernels.level()}, memory read at {speed / 1e9:.1f} GB/s")  # fmt: skip
     print(f"  {'limit, blocks':22}{speed / size:8.1f} tokens/s")
     for name, found in speeds.items():
