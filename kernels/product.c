@@ -9,6 +9,7 @@ enum {
     PANEL = WIDE * LANES,                          /* columns of B that a tile takes */
     DEPTH = 1024 / sizeof(real),                   /* rows of B in a block */
     BREADTH = 3072 / sizeof(real) / PANEL * PANEL, /* columns of B in a block: 768 KB in all */
+    LINES = 16,                                    /* rows of B that are packed in a piece of work */
 };
 
 typedef struct {
@@ -20,24 +21,32 @@ typedef struct {
     int add;
 } Block;
 
-/* Columns j to j + width of B (k rows) side by side, zeros where B has no more. */
+/* B in panels: PANEL columns side by side, rows one after another, zeros where B has no more columns.
+   A few rows of all panels, for B by rows: read in order, as memory likes it. */
+static void pack_lines(const void *task, integer piece) {
+    const Block *p = task;
+    integer first = piece * LINES, end = smaller(first + LINES, p->k);
+    for (integer i = first; i < end; i++)
+        for (integer j = 0; j < p->n; j += PANEL) {
+            integer width = smaller(PANEL, padded(p->n - j)), filled = smaller(width, p->n - j);
+            real *restrict to = p->packed + j * p->k + i * width;
+            const real *restrict from = p->b + i * p->b_down + j;
+            fetch(from + LEAD * p->b_down, filled * sizeof(real));
+            if (filled == PANEL) { /* a length that the compiler knows is no call */
+                memcpy(to, from, PANEL * sizeof(real));
+            } else {
+                memcpy(to, from, filled * sizeof(real));
+                memset(to + filled, 0, (width - filled) * sizeof(real));
+            }
+        }
+}
+
+/* One panel, for any other B. */
 static void pack_panel(const void *task, integer panel) {
     const Block *p = task;
     integer j = panel * PANEL, width = smaller(PANEL, padded(p->n - j)), filled = smaller(width, p->n - j);
     real *restrict to = p->packed + j * p->k;
     const real *restrict from = p->b + j * p->b_across;
-    if (p->b_across == 1) {
-        for (integer i = 0; i < p->k; i++) {
-            fetch(from + (i + LEAD) * p->b_down, filled * sizeof(real));
-            if (filled == PANEL) { /* a length that the compiler knows is no call */
-                memcpy(to + i * PANEL, from + i * p->b_down, PANEL * sizeof(real));
-            } else {
-                memcpy(to + i * width, from + i * p->b_down, filled * sizeof(real));
-                memset(to + i * width + filled, 0, (width - filled) * sizeof(real));
-            }
-        }
-        return;
-    }
     integer squares = p->b_down == 1 ? filled / LANES * LANES : 0, deep = p->k / LANES * LANES;
     for (integer l = 0; l < squares; l += LANES)
         for (integer i = 0; i < deep; i += LANES)
@@ -66,11 +75,12 @@ static void pack_rows(const Block *p, const real *restrict a, real *restrict to,
 /* One tile, through a tile of its own where C has fewer columns than registers hold. */
 INLINE void tile_to(const int tall, const int wide, integer width, const Block *p, const real *a, integer down,
                     integer across, const real *b, real *c) {
-    real own[TALL * PANEL];
-    int fits = width == wide * LANES;
-    tile(tall, wide, p->k, a, down, across, b, wide * LANES, fits ? c : own, fits ? p->c_down : wide * LANES,
-         fits && p->add);
-    if (fits) return;
+    if (width == wide * LANES) {
+        tile(tall, wide, p->k, a, down, across, b, wide * LANES, c, p->c_down, p->add);
+        return;
+    }
+    real own[TALL * PANEL] = {0};
+    tile(tall, wide, p->k, a, down, across, b, wide * LANES, own, wide * LANES, 0);
     for (integer i = 0; i < tall; i++)
         for (integer j = 0; j < width; j++)
             c[i * p->c_down + j] = own[i * wide * LANES + j] + (p->add ? c[i * p->c_down + j] : 0);
@@ -130,7 +140,8 @@ EXPORT NAME(product)(const real *a, integer a_down, integer a_across, const real
             Block p = {a + i * a_across, b + i * b_down + j * b_across, c + j, packed,
                        a_down, a_across, b_down, b_across, c_down,
                        m, smaller(BREADTH, n - j), smaller(depth, k - i), rows, add || i};
-            share(pack_panel, &p, blocks_of(PANEL, p.n), p.n * p.k);
+            if (b_across == 1) share(pack_lines, &p, blocks_of(LINES, p.k), p.n * p.k);
+            else share(pack_panel, &p, blocks_of(PANEL, p.n), p.n * p.k);
             share(rows_of_block, &p, blocks_of(rows, m), 2 * m * p.n * p.k);
         }
 }
