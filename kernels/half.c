@@ -87,6 +87,8 @@ static void pack_panel(const void *task, integer panel) {
         for (integer i = 0; i < deep; i++) {
             const bf16 *even = from + 2 * i * p->b_down;
             integer done = 2 * i < p->k ? filled : 0;
+            fetch(even + 2 * LEAD * p->b_down, done * sizeof(bf16));
+            fetch(even + (2 * LEAD + 1) * p->b_down, done * sizeof(bf16));
             if (2 * i + 1 < p->k) interleave(even, even + p->b_down, to + i * width, done);
             else
                 for (integer l = 0; l < done; l++) to[i * width + l] = even[l];
@@ -111,19 +113,23 @@ static void pack_panel(const void *task, integer panel) {
         }
 }
 
+/* As in product.c: where A is stored by columns, all strips of a few pairs of columns. */
 static void pack_rows(const Block *p, const bf16 *restrict a, uint32_t *restrict to, integer rows) {
-    integer deep = pairs_of(p->k);
-    for (integer i = 0; i < deep; i++) {
-        integer r = 0;
-        if (p->a_down == 1 && 2 * i + 1 < p->k) {
-            const bf16 *even = a + 2 * i * p->a_across, *odd = even + p->a_across;
-            for (; r + TALL <= rows; r += TALL)
-                interleave(even + r, odd + r, to + r * deep + i * TALL, TALL);
-        }
-        for (; r < rows; r++)
-            to[r / TALL * TALL * deep + i * TALL + r % TALL] =
-                pair_at(a + r * p->a_down, p->a_across, i, p->k);
+    integer deep = pairs_of(p->k), across = p->a_across;
+    integer whole = p->a_down == 1 ? rows / TALL * TALL : 0, both = whole ? p->k / 2 : 0;
+    for (integer first = 0; first < both; first += LEAD) {
+        integer end = smaller(first + LEAD, both);
+        for (integer i = 2 * (first + LEAD); i < 2 * (end + LEAD); i++)
+            fetch(a + i * across, whole * sizeof(bf16));
+        for (integer r = 0; r < whole; r += TALL)
+            for (integer i = first; i < end; i++) {
+                const bf16 *even = a + r + 2 * i * across;
+                interleave(even, even + across, to + r * deep + i * TALL, TALL);
+            }
     }
+    for (integer i = 0; i < deep; i++)
+        for (integer r = i < both ? whole : 0; r < rows; r++)
+            to[r / TALL * TALL * deep + i * TALL + r % TALL] = pair_at(a + r * p->a_down, across, i, p->k);
 }
 
 /* acc + a b of both halves of each word. */
@@ -196,17 +202,23 @@ INLINE void strip(const int native, const int tall, const Block *p, const bf16 *
     }
 }
 
+INLINE void strips(const int native, const Block *p, const bf16 *a, integer down, integer across, integer next,
+                   integer row, integer rows) {
+    integer end = row + rows;
+    for (; row + TALL <= end; row += TALL, a += next) strip(native, TALL, p, a, down, across, row);
+    for (; row < end; row++, a += down) strip(native, 1, p, a, down, across, row);
+}
+
 INLINE void rows_of_block(const int native, const Block *p, integer piece) {
-    integer first = piece * p->rows, many = smaller(p->rows, p->m - first), r = 0;
+    integer first = piece * p->rows, rows = smaller(p->rows, p->m - first), deep = pairs_of(p->k);
     const bf16 *a = p->a + first * p->a_down;
-    integer down = p->a_down, across = 2, next = TALL * down;
-    if (p->a_across != 1 || p->k % 2) {
-        uint32_t *own = scratch(OWN, blocks_of(TALL, p->rows) * TALL * pairs_of(p->k) * sizeof(uint32_t));
-        pack_rows(p, a, own, many);
-        a = (const bf16 *)own, down = 2, across = 2 * TALL, next = 2 * TALL * pairs_of(p->k);
+    if (p->a_across == 1 && p->k % 2 == 0) {
+        strips(native, p, a, p->a_down, 2, TALL * p->a_down, first, rows);
+        return;
     }
-    for (; r + TALL <= many; r += TALL, a += next) strip(native, TALL, p, a, down, across, first + r);
-    for (; r < many; r++, a += down) strip(native, 1, p, a, down, across, first + r);
+    uint32_t *own = scratch(OWN, p->rows * deep * sizeof(uint32_t));
+    pack_rows(p, a, own, rows);
+    strips(native, p, (const bf16 *)own, 2, 2 * TALL, 2 * TALL * deep, first, rows);
 }
 
 static void rows_native(const void *task, integer piece) { rows_of_block(1, task, piece); }
@@ -360,7 +372,8 @@ EXPORT half_product_float(const bf16 *a, integer a_down, integer a_across, const
     uint32_t *packed = scratch(SHARED, DEPTH * BREADTH * sizeof(uint32_t));
     integer depth = 2 * (2 * n <= BREADTH && !tiles ? 2 * DEPTH : DEPTH);
     integer panel = tiles ? BOTH : PANEL, tall = tiles ? BOTH : TALL;
-    integer rows = smaller(tiles ? 4 : 6, larger(1, m / (8 * tall))) * tall;
+    integer most = tiles ? 4 : a_across == 1 ? 6 : 12; /* strips of a piece */
+    integer rows = smaller(most, larger(1, m / (8 * tall))) * tall;
     for (integer j = 0; j < n; j += BREADTH)
         for (integer i = 0; i < k; i += depth) {
             integer deep = smaller(depth, k - i);

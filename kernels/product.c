@@ -9,6 +9,7 @@ enum {
     PANEL = WIDE * LANES,                          /* columns of B that a tile takes */
     DEPTH = 1024 / sizeof(real),                   /* rows of B in a block */
     BREADTH = 3072 / sizeof(real) / PANEL * PANEL, /* columns of B in a block: 768 KB in all */
+    LINES = 16,                                    /* rows of B that are packed in a piece of work */
 };
 
 typedef struct {
@@ -20,19 +21,32 @@ typedef struct {
     int add;
 } Block;
 
-/* Columns j to j + width of B (k rows) side by side, zeros where B has no more. */
+/* B in panels: PANEL columns side by side, rows one after another, zeros where B has no more columns.
+   A few rows of all panels, for B by rows: read in order, as memory likes it. */
+static void pack_lines(const void *task, integer piece) {
+    const Block *p = task;
+    integer first = piece * LINES, end = smaller(first + LINES, p->k);
+    for (integer i = first; i < end; i++)
+        for (integer j = 0; j < p->n; j += PANEL) {
+            integer width = smaller(PANEL, padded(p->n - j)), filled = smaller(width, p->n - j);
+            real *restrict to = p->packed + j * p->k + i * width;
+            const real *restrict from = p->b + i * p->b_down + j;
+            fetch(from + LEAD * p->b_down, filled * sizeof(real));
+            if (filled == PANEL) { /* a length that the compiler knows is no call */
+                memcpy(to, from, PANEL * sizeof(real));
+            } else {
+                memcpy(to, from, filled * sizeof(real));
+                memset(to + filled, 0, (width - filled) * sizeof(real));
+            }
+        }
+}
+
+/* One panel, for any other B. */
 static void pack_panel(const void *task, integer panel) {
     const Block *p = task;
     integer j = panel * PANEL, width = smaller(PANEL, padded(p->n - j)), filled = smaller(width, p->n - j);
     real *restrict to = p->packed + j * p->k;
     const real *restrict from = p->b + j * p->b_across;
-    if (p->b_across == 1) {
-        for (integer i = 0; i < p->k; i++) {
-            memcpy(to + i * width, from + i * p->b_down, filled * sizeof(real));
-            memset(to + i * width + filled, 0, (width - filled) * sizeof(real));
-        }
-        return;
-    }
     integer squares = p->b_down == 1 ? filled / LANES * LANES : 0, deep = p->k / LANES * LANES;
     for (integer l = 0; l < squares; l += LANES)
         for (integer i = 0; i < deep; i += LANES)
@@ -43,16 +57,19 @@ static void pack_panel(const void *task, integer panel) {
 }
 
 /* `rows` rows of A, TALL at a time, their columns one after another: what a tile reads in order.
-   All strips at once, for where A is stored by columns a line holds entries of several. */
+   Where A is stored by columns, all strips of a few columns: a line holds entries of two. */
 static void pack_rows(const Block *p, const real *restrict a, real *restrict to, integer rows) {
-    for (integer i = 0; i < p->k; i++) {
-        const real *column = a + i * p->a_across;
-        integer r = 0;
-        if (p->a_down == 1)
-            for (; r + TALL <= rows; r += TALL)
-                memcpy(to + r * p->k + i * TALL, column + r, TALL * sizeof(real));
-        for (; r < rows; r++) to[r / TALL * TALL * p->k + i * TALL + r % TALL] = column[r * p->a_down];
+    integer k = p->k, across = p->a_across, whole = p->a_down == 1 ? rows / TALL * TALL : 0;
+    for (integer first = 0; whole && first < k; first += LEAD) {
+        integer end = smaller(first + LEAD, k);
+        for (integer i = first; i < end; i++) fetch(a + (i + LEAD) * across, whole * sizeof(real));
+        for (integer r = 0; r < whole; r += TALL)
+            for (integer i = first; i < end; i++)
+                memcpy(to + r * k + i * TALL, a + r + i * across, TALL * sizeof(real));
     }
+    for (integer i = 0; i < k; i++)
+        for (integer r = whole; r < rows; r++)
+            to[r / TALL * TALL * k + i * TALL + r % TALL] = a[r * p->a_down + i * across];
 }
 
 /* One tile, through a tile of its own where C has fewer columns than registers hold. */
@@ -83,23 +100,31 @@ INLINE void strip(const int tall, const Block *p, const real *a, integer down, i
     }
 }
 
-/* A by rows is read where it lies: its rows stay in the first-level cache. */
+/* `rows` rows of C, strips of A `next` apart. */
+INLINE void strips(const Block *p, const real *a, integer down, integer across, integer next, integer row,
+                   integer rows) {
+    integer end = row + rows;
+    for (; row + TALL <= end; row += TALL, a += next) strip(TALL, p, a, down, across, row);
+    if (row + 4 <= end && TALL > 4) {
+        strip(4, p, a, down, across, row);
+        a += 4 * down, row += 4;
+    }
+    for (; row < end; row++, a += down) strip(1, p, a, down, across, row);
+}
+
+/* A by rows is read where it lies: its rows stay in the first-level cache. Either way has code of
+   its own: with steps that it does not know gcc kept some of a tile's sums in memory. */
 static void rows_of_block(const void *task, integer piece) {
     const Block *p = task;
-    integer first = piece * p->rows, many = smaller(p->rows, p->m - first), r = 0;
+    integer first = piece * p->rows, rows = smaller(p->rows, p->m - first);
     const real *a = p->a + first * p->a_down;
-    integer down = p->a_down, across = p->a_across, next = TALL * down;
-    if (across != 1) {
-        real *own = scratch(OWN, p->rows * p->k * sizeof(real));
-        pack_rows(p, a, own, many);
-        a = own, down = 1, across = TALL, next = TALL * p->k;
+    if (p->a_across == 1) {
+        strips(p, a, p->a_down, 1, TALL * p->a_down, first, rows);
+        return;
     }
-    for (; r + TALL <= many; r += TALL, a += next) strip(TALL, p, a, down, across, first + r);
-    if (r + 4 <= many && TALL > 4) {
-        strip(4, p, a, down, across, first + r);
-        a += 4 * down, r += 4;
-    }
-    for (; r < many; r++, a += down) strip(1, p, a, down, across, first + r);
+    real *own = scratch(OWN, p->rows * p->k * sizeof(real));
+    pack_rows(p, a, own, rows);
+    strips(p, own, 1, TALL, TALL * p->k, first, rows);
 }
 
 /* A (m, k), B (k, n), C (m, n): entry (i, j) of A is at i a_down + j a_across; C has rows. */
@@ -108,13 +133,15 @@ EXPORT NAME(product)(const real *a, integer a_down, integer a_across, const real
                      integer add) {
     real *packed = scratch(SHARED, DEPTH * BREADTH * sizeof(real));
     integer depth = 2 * n <= BREADTH ? 2 * DEPTH : DEPTH;
-    integer rows = smaller(6, larger(1, m / (8 * TALL))) * TALL; /* 8 pieces at least, if m allows */
+    integer most = a_across == 1 ? 6 : 12; /* strips of a piece: A's columns are read in longer runs */
+    integer rows = smaller(most, larger(1, m / (8 * TALL))) * TALL; /* 8 pieces at least, if m allows */
     for (integer j = 0; j < n; j += BREADTH)
         for (integer i = 0; i < k; i += depth) {
             Block p = {a + i * a_across, b + i * b_down + j * b_across, c + j, packed,
                        a_down, a_across, b_down, b_across, c_down,
                        m, smaller(BREADTH, n - j), smaller(depth, k - i), rows, add || i};
-            share(pack_panel, &p, blocks_of(PANEL, p.n), p.n * p.k);
+            if (b_across == 1) share(pack_lines, &p, blocks_of(LINES, p.k), p.n * p.k);
+            else share(pack_panel, &p, blocks_of(PANEL, p.n), p.n * p.k);
             share(rows_of_block, &p, blocks_of(rows, m), 2 * m * p.n * p.k);
         }
 }

@@ -69,6 +69,14 @@ INLINE real sum_of(vector sum) {
 
 INLINE integer padded(integer n) { return (n + LANES - 1) / LANES * LANES; }
 
+/* Asks for bytes that are packed LEAD rows or columns later: short runs, too far apart for the
+   hardware to foresee them. */
+enum { LEAD = 8 };
+INLINE void fetch(const void *from, integer bytes) {
+    for (integer i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + i);
+    __builtin_prefetch((const char *)from + bytes - 1);
+}
+
 /* One tile: `tall` rows of `wide` registers of C. The loops over them unroll: acc is registers. */
 INLINE void tile(const int tall, const int wide, integer k, const real *a, integer down,
                  integer across, const real *b, integer ldb, real *c, integer ldc, int add) {

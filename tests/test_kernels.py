@@ -272,22 +272,31 @@ def bounded_ramp(y):
     return ramp(y).astype("float32").astype(BFLOAT16).astype(y.dtype)
 
 
-BLOCKS = [(1, 1, 1), (9, 50, 3), (70, 900, 1100), (129, 97, 1025), (300, 1537, 33)]
+BLOCKS = [(1, 1, 1), (9, 50, 3), (70, 900, 1100), (129, 97, 1025), (300, 1537, 33), (901, 50, 70)]
+
+
+def laid_out(a, layout):
+    """C or F: by rows or by columns. S: every second row and column of a larger array."""
+    if layout != "S":
+        return np.asarray(a, order=layout)
+    larger = np.repeat(np.repeat(a, 2, axis=0), 2, axis=1)
+    larger[1::2], larger[:, 1::2] = 99, 99
+    return larger[::2, ::2]
 
 
 @pytest.mark.skipif(kernels.level() == "base", reason="numpy's products are the faster ones there")
-@pytest.mark.parametrize("layouts", ["CC", "CF", "FC", "FF"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layouts", ["CC", "CF", "FC", "FF", "SS"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", BFLOAT16], ids=str)
 @pytest.mark.parametrize("shape", BLOCKS, ids=str)
 def test_products_larger_than_a_block(shape, dtype, layouts, monkeypatch):
     """k and n beyond the blocks of 512 and 768, rows that do not fill a tile, added in place."""
     monkeypatch.setattr(kernels.product, "fast", lambda a, b: True)
     (m, n, k), rng = shape, np.random.default_rng(0)
-    a, b = (np.asarray(rng.standard_normal(s).astype(dtype), order=order)
-            for s, order in zip(((m, k), (k, n)), layouts, strict=True))  # fmt: skip
+    a, b = (laid_out(rng.standard_normal(s).astype(dtype), layout)
+            for s, layout in zip(((m, k), (k, n)), layouts, strict=True))  # fmt: skip
     exact, size = a.astype(float) @ b.astype(float), abs(a.astype(float)) @ abs(b.astype(float))
-    room = np.full((m, n + 3), 2, dtype)
-    bound = np.finfo(dtype).eps * (4 + k**0.5) * (size + 2)  # k roundings, as if at random
+    room = np.full((m, n + 3), 2, "float64" if dtype == "float64" else "float32")
+    bound = np.finfo(room.dtype).eps * (4 + k**0.5) * (size + 2)  # k roundings, as if at random
     for add in (True, False):
         found = kernels.product.product(a, b, room[:, :n], add=add)
         assert (abs(found - 2 * add - exact) <= bound).all()
