@@ -21,7 +21,7 @@ i4, i8 = np.int32, np.int64
 
 
 class Twin(NamedTuple):
-    """What fused.py asks of a kernel, on cupy's arrays."""
+    """What fused.py asks of a kernel."""
 
     supports: Any
     forward: Any

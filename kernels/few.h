@@ -15,6 +15,7 @@ typedef struct {
 typedef struct {
     const real *x;
     Weight weights[WEIGHTS];
+    const real *bias; /* a number for each row of W, or NULL */
     integer few, n;
     integer m, piece; /* rows of W: of them all, of a piece */
 } FewRows;
@@ -25,7 +26,7 @@ INLINE FewRows few_rows_of(const real *x, real *y, integer few, integer n, const
     integer m = m1 + m2 + m3;
     return (FewRows){x,
                      {{first, y, m1}, {second, y + few * m1, m2}, {third, y + few * (m1 + m2), m3}},
-                     few, n, m, larger(16, blocks_of(PIECES, m))};
+                     NULL, few, n, m, larger(16, blocks_of(PIECES, m))};
 }
 
 /* The matrix that row i of them all is in; i is then the row of this one. */

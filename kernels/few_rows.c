@@ -22,14 +22,16 @@ static void rows_dense(const void *task, integer piece) {
             }
             real y = total(sums);
             for (integer k = whole; k < t->n; k++) y += w[k] * x[k];
-            weight->y[r * weight->m + i] = y;
+            weight->y[r * weight->m + i] = t->bias ? y + t->bias[of_all] : y;
         }
     }
 }
 
-EXPORT NAME(few_rows)(const real *x, real *y, integer few, integer n, const real *first, integer m1,
-                      const real *second, integer m2, const real *third, integer m3) {
+/* bias (m1 + m2 + m3) or NULL: added to what the matrices give, one after another */
+EXPORT NAME(few_rows)(const real *x, real *y, integer few, integer n, const real *bias, const real *first,
+                      integer m1, const real *second, integer m2, const real *third, integer m3) {
     FewRows t = few_rows_of(x, y, few, n, first, m1, second, m2, third, m3);
+    t.bias = bias;
     share(rows_dense, &t, blocks_of(t.piece, t.m), 2 * few * t.m * n);
 }
 
@@ -63,15 +65,17 @@ static void rows_of_halves(const void *task, integer piece) {
             float y = total(sums), rest[32];
             widen(w + whole, rest, t->n - whole);
             for (integer k = whole; k < t->n; k++) y += rest[k - whole] * x[k];
-            weight->y[r * weight->m + i] = y;
+            weight->y[r * weight->m + i] = t->bias ? y + t->bias[of_all] : y;
         }
     }
 }
 
 /* The W in bfloat16, x and y in float32. */
-EXPORT few_rows_of_halves_float(const float *x, float *y, integer few, integer n, const bf16 *first,
-                                integer m1, const bf16 *second, integer m2, const bf16 *third, integer m3) {
+EXPORT few_rows_of_halves_float(const float *x, float *y, integer few, integer n, const float *bias,
+                                const bf16 *first, integer m1, const bf16 *second, integer m2,
+                                const bf16 *third, integer m3) {
     FewRows t = few_rows_of(x, y, few, n, first, m1, second, m2, third, m3);
+    t.bias = bias;
     share(rows_of_halves, &t, blocks_of(t.piece, t.m), 2 * few * t.m * n);
 }
 

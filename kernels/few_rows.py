@@ -37,14 +37,15 @@ def supports(xp, x, *weights):
     return known and shaped(x, weights) and level() != "base"
 
 
-def products(x, *weights):
-    """[x W^T for each W]"""
+def products(x, *weights, bias=None):
+    """[x W^T for each W]; a bias is for a single W."""
     (rows,), n = contiguous(widen(x)), x.shape[-1]
     few, sizes = x.size // n, [len(w) for w in weights]
     y = np.empty(few * sum(sizes), rows.dtype)
     given = [part for w in weights for part in (w, len(w))] + [None, 0] * (MATRICES - len(weights))
     name = "few_rows_of_halves" if is_half(x) else "few_rows"
-    call(name, rows.dtype, rows, y, few, n, *given)
+    bias = None if bias is None else contiguous(widen(bias))[0]
+    call(name, rows.dtype, rows, y, few, n, bias, *given)
     return split(narrow(y) if is_half(x) else y, x, sizes)
 
 

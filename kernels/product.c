@@ -15,6 +15,7 @@ enum {
 typedef struct {
     const real *a, *b;
     real *c, *packed;
+    const real *bias; /* what the rows of C begin with, if it is not NULL */
     integer a_down, a_across, b_down, b_across, c_down; /* entries to the next row, next column */
     integer m, n, k;                                    /* of this block */
     integer rows;                                       /* of A in a piece of work */
@@ -118,6 +119,8 @@ static void rows_of_block(const void *task, integer piece) {
     const Block *p = task;
     integer first = piece * p->rows, rows = smaller(p->rows, p->m - first);
     const real *a = p->a + first * p->a_down;
+    for (integer i = first; p->bias && i < first + rows; i++)
+        memcpy(p->c + i * p->c_down, p->bias, p->n * sizeof(real));
     if (p->a_across == 1) {
         strips(p, a, p->a_down, 1, TALL * p->a_down, first, rows);
         return;
@@ -127,19 +130,21 @@ static void rows_of_block(const void *task, integer piece) {
     strips(p, own, 1, TALL, TALL * p->k, first, rows);
 }
 
-/* A (m, k), B (k, n), C (m, n): entry (i, j) of A is at i a_down + j a_across; C has rows. */
+/* A (m, k), B (k, n), C (m, n): entry (i, j) of A is at i a_down + j a_across; C has rows.
+   bias (n) or NULL: added to each row. */
 EXPORT NAME(product)(const real *a, integer a_down, integer a_across, const real *b, integer b_down,
                      integer b_across, real *c, integer c_down, integer m, integer n, integer k,
-                     integer add) {
+                     integer add, const real *bias) {
     real *packed = scratch(SHARED, DEPTH * BREADTH * sizeof(real));
     integer depth = 2 * n <= BREADTH ? 2 * DEPTH : DEPTH;
     integer most = a_across == 1 ? 6 : 12; /* strips of a piece: A's columns are read in longer runs */
     integer rows = smaller(most, larger(1, m / (8 * TALL))) * TALL; /* 8 pieces at least, if m allows */
     for (integer j = 0; j < n; j += BREADTH)
         for (integer i = 0; i < k; i += depth) {
-            Block p = {a + i * a_across, b + i * b_down + j * b_across, c + j, packed,
+            const real *first = bias && !i ? bias + j : NULL;
+            Block p = {a + i * a_across, b + i * b_down + j * b_across, c + j, packed, first,
                        a_down, a_across, b_down, b_across, c_down,
-                       m, smaller(BREADTH, n - j), smaller(depth, k - i), rows, add || i};
+                       m, smaller(BREADTH, n - j), smaller(depth, k - i), rows, add || bias || i};
             if (b_across == 1) share(pack_lines, &p, blocks_of(LINES, p.k), p.n * p.k);
             else share(pack_panel, &p, blocks_of(PANEL, p.n), p.n * p.k);
             share(rows_of_block, &p, blocks_of(rows, m), 2 * m * p.n * p.k);

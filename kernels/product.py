@@ -53,25 +53,30 @@ def fast(a, b):
     return level() in ("v3", "v4") and len(a) >= 8 and a.size * b.shape[1] >= WORTH
 
 
-def product(a, b, out=None, add=False):
+def product(a, b, out=None, add=False, bias=None):
     """a b, new or written to the matrix `out`, whose rows are contiguous, or added to it.
 
-    Of two bfloat16 matrices it is float32.
+    bias: a contiguous row, added to each, where nothing else is. Of two bfloat16 matrices it is
+    float32.
     """
     halves = half.is_half(a)
     if out is None:
         out = np.empty((a.shape[0], b.shape[1]), np.float32 if halves else a.dtype)
+    in_parts = not halves and a.dtype == SINGLE and float32_products() == "high"
+    in_c = not halves and not in_parts and fast(a, b)
+    if bias is not None and not in_c:
+        out[...], add = bias, True
     if halves:
         return half_product(a, b, out, add, TILES if amx() else LANES)
-    if not fast(a, b):
-        if add:
-            out += a @ b
-            return out
-        return np.matmul(a, b, out=out)
-    if a.dtype == SINGLE and float32_products() == "high":
-        return product(parts(a, 1, 0), parts(b, 0, 1), out, add)
-    run("product", a, *steps(a), b, *steps(b), out, out.strides[0] // out.itemsize,
-        *out.shape, a.shape[1], int(add))  # fmt: skip
+    if in_c:
+        run("product", a, *steps(a), b, *steps(b), out, out.strides[0] // out.itemsize,
+            *out.shape, a.shape[1], int(add), bias)  # fmt: skip
+    elif in_parts and fast(a, b):
+        product(parts(a, 1, 0), parts(b, 0, 1), out, add)
+    elif add:
+        out += a @ b
+    else:
+        np.matmul(a, b, out=out)
     return out
 
 

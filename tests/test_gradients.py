@@ -113,6 +113,7 @@ SHAPED = {
     "scatter_along": (lambda x: ops.scatter_along(
         x, indices=np.array([[0, 0, 3]]), axis=1, length=4), "n3"),
     "softmax": (lambda x: ops.softmax(x, axis=0), "nm"),
+    "softmax_slope": (lambda u, x: ops.softmax_slope(u, ops.softmax(x)), "nm", "nm"),
     "sum": (lambda x: tg.sum(x, axis=(0, 2)) * tg.sum(x), "nmk"),
     "take_along_axis": (lambda x: tg.take_along_axis(x, np.array([[0, 2, 2]]), 1), "n3"),
     "to_device": (lambda x: ops.to_device(x, device="cpu", source="cpu") * x, "n"),

@@ -103,6 +103,12 @@ def linear_maps(draw, normal):
     return [normal(rows, d), *(normal(n, d) for n in widths)], {}
 
 
+def affine(draw, normal):
+    lead = draw(st.sampled_from([(8,), (2, 5), (70,)]))
+    d, n = (draw(st.sampled_from([1, 7, 33, 70, 130])) for _ in range(2))
+    return [normal(*lead, d), normal(n, d), normal(n)], {}
+
+
 def gelu(draw, normal):
     return [np.asarray(4 * normal(*draw(st.sampled_from([(), (1,), (5, 7), (90, 130)]))))], {}
 
@@ -113,7 +119,7 @@ def embedding(draw, normal):
     return [normal(v, d), np.random.default_rng(0).integers(0, v, shape)], {}
 
 
-CASES = [gelu, embedding, rms_norm, add_rms_norm, swiglu, rope, attention, masked_attention,
+CASES = [gelu, affine, embedding, rms_norm, add_rms_norm, swiglu, rope, attention, masked_attention,
          masked_attention_of_one,
          linear_maps, linear_cross_entropy]  # fmt: skip
 every_kernel = pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
@@ -341,6 +347,10 @@ def test_a_few_rows_read_each_matrix_once(dtype, n, lead, sizes, seed):
         assert (
             error <= eps * abs(exact) + (2 + n / 16) * 2.0 ** (-52 if kind == "f8" else -23) * terms
         ).all()
+        bias = rng.standard_normal(len(w)).astype(kind)
+        (more,) = kernels.few_rows.products(x, w, bias=bias)
+        limit = 2 * eps * (abs(exact) + abs(bias.astype(float)))
+        assert (abs(more.astype(float) - y.astype(float) - bias.astype(float)) <= limit).all()
         for place in np.ndindex(lead):
             alone = kernels.few_rows.products(x[place], w)[0]
             np.testing.assert_array_equal(y[place].view(np.uint8), alone.view(np.uint8))
@@ -349,13 +359,46 @@ def test_a_few_rows_read_each_matrix_once(dtype, n, lead, sizes, seed):
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_products_and_maps_of_a_few_rows_have_their_gradients(rows):
     rng = np.random.default_rng(rows)
-    arrays = [rng.standard_normal(s) for s in ((rows, 200), (300, 200), (250, 200))]
-    f = lambda x, v, w: (*tg.linear_maps(x, v, w), tg.functional.linear(x, v))
+    arrays = [rng.standard_normal(s) for s in ((rows, 200), (300, 200), (250, 200), (300,))]
+    F = tg.functional
+    f = lambda x, v, w, b: (*tg.linear_maps(x, v, w), F.linear(x, v), F.linear(x, v, b))
     with tg.use_kernels(False):
         expected = value_and_gradients(f, arrays, {}, ramp)
     found = value_and_gradients(f, arrays, {}, ramp)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=3), st.sampled_from([1.0, 30.0, 1e3]))
+def test_softmax_of_rows(dtype, shape, size):
+    """Value and slope, in one piece and several, of rows that lie anyhow."""
+    rng = np.random.default_rng(len(shape))
+    x, g = (rng.standard_normal([*shape, 33]).swapaxes(0, -1) for _ in range(2))
+    x, g = (size * x).astype(dtype), g.astype(dtype)
+    assert kernels.softmax.supports(np, x)
+    found = kernels.softmax.forward(np, x)
+    exact = np.exp(x.astype("f8") - x.max(-1, keepdims=True))
+    exact /= exact.sum(-1, keepdims=True)
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(found, exact, rtol=max(size, 8) * 4 * eps, atol=1e-37)
+    slope = kernels.softmax.slope.forward(np, g, found)
+    wide = found.astype("f8")
+    exact = wide * (g - (g * wide).sum(-1, keepdims=True))
+    np.testing.assert_allclose(slope, exact, rtol=0, atol=16 * eps * np.abs(g).max())
+
+
+def test_softmax_at_special_values():
+    inf, nan = np.inf, np.nan
+    rows = np.float32(
+        [[0, -inf, 0, 0], [nan, 1, 2, 3], [-inf] * 4, [inf, 0, 0, 0], [0, -90, 0, -1e30]]
+    )
+    with np.errstate(invalid="ignore"):
+        e = np.exp(rows - rows.max(-1, keepdims=True))
+        wanted = e / e.sum(-1, keepdims=True)
+    found = kernels.softmax.forward(np, rows)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-38)
+    assert found[0, 1] == found[4, 1] == found[4, 3] == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "uint8", "bool"])
@@ -439,6 +482,7 @@ def test_bfloat16_casts_keep_the_order_in_memory(shape):
 
 LARGE = {
     "gelu": [(300, 97)],
+    "affine": [(300, 97), (131, 97), (131,)],
     "embedding": [(60, 97)],
     "linear_cross_entropy": [(300, 97), (60, 97)],
     "add_rms_norm": [(300, 97), (300, 97), (97,)],
@@ -456,7 +500,7 @@ def test_same_bits_with_any_number_of_threads(name):
     arrays = [rng.standard_normal(shape, np.float32) for shape in LARGE[name]]
     if name in ("embedding", "linear_cross_entropy"):
         arrays.append(rng.integers(0, 60, 300))
-    if name in ("linear_cross_entropy", "linear_maps") and kernels.level() == "base":
+    if name in ("linear_cross_entropy", "linear_maps", "affine") and kernels.level() == "base":
         pytest.skip("at the base level products are BLAS's, whose sums go by its threads")
     kernel, _ = pair(name)
     before = kernels.get_num_threads()

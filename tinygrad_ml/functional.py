@@ -293,8 +293,13 @@ def linear(x, weight, bias=None):
     """x W^T + b      x: (..., i)  W: (o, i)  b: (o,) -> (..., o)"""
     if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
         raise ValueError(f"linear: x is {x.shape}, weight {weight.shape}; expected (o, x's last)")
-    y = projected(x, weight)
-    return y if bias is None else y + bias
+    return projected(x, weight) if bias is None else affine(x, weight, bias)
+
+
+@fused(kernels.affine)
+def affine(x, weight, bias):
+    """x W^T + b      x: (..., i)  W: (o, i)  b: (o,) -> (..., o)"""
+    return projected(x, weight) + bias
 
 
 @fused(kernels.linear_maps)

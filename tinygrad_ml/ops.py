@@ -523,10 +523,29 @@ def _finite(xp, m):
 @op
 def softmax(xp, x, *, axis=-1):
     """y_i = exp(x_i - m) / sum_j exp(x_j - m),  m = max x, so that exp never overflows"""
-    e = xp.exp(x - x.max(axis=axis, keepdims=True))
+    return _softmax(x, axis=axis)
+softmax.vjp(x=lambda g, y, axis: softmax_slope(g, y, axis=axis))
+
+
+@accelerated(kernels.softmax)
+def _softmax(x, *, axis):
+    e = namespace([x]).exp(x - x.max(axis=axis, keepdims=True))
     e /= e.sum(axis=axis, keepdims=True)
     return e
-softmax.vjp(x=lambda g, y, axis: y * (g - (g * y).sum(axis=axis, keepdims=True)))
+
+
+@op
+def softmax_slope(xp, g, y, *, axis=-1):
+    """y_i (g_i - sum_j g_j y_j), of g through softmax, whose result is y"""
+    return _softmax_slope(g, y, axis=axis)
+softmax_slope.vjp(g=lambda u, y, axis: softmax_slope(u, y, axis=axis),
+                  y=lambda u, g, y, axis: u * (g - (g * y).sum(axis=axis, keepdims=True))
+                  - g * (u * y).sum(axis=axis, keepdims=True))  # fmt: skip
+
+
+@accelerated(kernels.softmax.slope)
+def _softmax_slope(g, y, *, axis):
+    return y * (g - (g * y).sum(axis=axis, keepdims=True))
 
 
 @op

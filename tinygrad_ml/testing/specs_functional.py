@@ -122,6 +122,7 @@ def _attended(draw):
 declare(F.projected, either(shaped((2, 2, 3), (4, 3)), shaped((2, 2, 3), (2, 4, 3))),
         lambda x, w: x @ w.swapaxes(-1, -2), analytic=True)
 declare(F.linear, shaped((2, 3), (4, 3), (4,)), lambda x, w, b: x @ w.T + b, analytic=True)
+declare(F.affine, shaped((2, 2, 3), (4, 3), (4,)), lambda x, w, b: x @ w.T + b, analytic=True)
 declare(F.embedding, lambda draw: (draw.array((3, 2), MILD), np.array([[0, 2], [2, 2]])),
         lambda w, i: w[i], analytic=True)
 declare(F.rotated, shaped((2, 3, 4), (3, 2), (3, 2)), _turned, analytic=True)

@@ -230,6 +230,13 @@ def _pulled(draw):
     return (draw.array(z.shape, REAL), z), options
 
 
+def _softmax_slope(u, z, *, axis):
+    y = scipy.special.softmax(z, axis)
+    return y * (u - (u * y).sum(axis, keepdims=True))
+
+
+declare(lambda u, z, *, axis: ops.softmax_slope(u, ops.softmax(z, axis=axis), axis=axis),
+        _pulled, _softmax_slope, name="ops.softmax_slope")
 declare(lambda u, z, *, axis: ops.log_softmax_residual(u, ops.log_softmax(z, axis=axis), axis=axis),
         _pulled, lambda u, z, *, axis: u - scipy.special.softmax(z, axis) * u.sum(axis, keepdims=True),
         name="ops.log_softmax_residual")

@@ -1,0 +1,37 @@
+"""Softmax of rows:  y = e^(x - m) / sum e^(x - m),  m the row's greatest        x: (..., d)
+
+`slope` is its derivative:  dx = y (g - sum g y).
+Bytes: forward reads x and writes y, backward reads g and y and writes dx; a row is in cache for
+what is passed over it again. Numpy moves 12 times the size of x forward and 9 backward.
+Accuracy in float32: within 4 ulp; entries below e^-87 of the greatest are 0.
+"""
+
+import numpy as np
+
+from . import cuda
+from .native import contiguous, run, runs
+
+
+def supports(xp, x, *, axis=-1):
+    return runs(xp, x) and x.ndim > 0 and axis in (-1, x.ndim - 1)
+
+
+def forward(xp, x, *, axis=-1):
+    (x,) = contiguous(x)
+    y = np.empty_like(x)
+    run("softmax_forward", x, y, x.size // x.shape[-1], x.shape[-1])
+    return y
+
+
+def slope_supports(xp, g, y, *, axis=-1):
+    return runs(xp, g, y) and g.shape == y.shape and y.ndim > 0 and axis in (-1, y.ndim - 1)
+
+
+def slope_forward(xp, g, y, *, axis=-1):
+    g, y = contiguous(g, y)
+    dx = np.empty_like(y)
+    run("softmax_backward", g, y, dx, y.size // y.shape[-1], y.shape[-1])
+    return dx
+
+
+slope = cuda.Twin(slope_supports, slope_forward)
