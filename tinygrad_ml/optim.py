@@ -369,9 +369,8 @@ def _descend(w, g, m, v, betas, eps, decay, keep, rate, correction):
     v *= b2
     v += (1 - b2) * (g * g)
     spread = v**0.5
-    spread *= correction
-    spread += eps
-    w -= rate * m / spread
+    spread += eps / correction  # divided by it once, not in every entry
+    w -= (rate / correction) * m / spread
 
 
 class AdamW(Adam):
