@@ -339,9 +339,19 @@ def rotated(xp, x, cos, sin):
     """(a cos - b sin, b cos + a sin), a and b the halves of x"""
     a, b = _coordinates(x)
     y = xp.concatenate([b, a], axis=-1)
-    y *= xp.concatenate([-sin, sin], axis=-1)  # whole rows: two passes are cheaper than four halves
-    y += x * xp.concatenate([cos, cos], axis=-1)
+    y *= _table(xp, x, -sin, sin)  # whole rows: two passes are cheaper than four halves
+    y += x * _table(xp, x, cos, cos)
     return y
+
+
+def _table(xp, x, left, right):
+    """[left, right]; for many x in x[0]'s shape and layout, which numpy multiplies in one go"""
+    table = xp.concatenate([left, right], axis=-1)
+    if x.ndim <= table.ndim or len(x) < 4:
+        return table
+    wide = xp.empty_like(x[0])
+    wide[...] = table
+    return wide
 
 
 def _coordinates(x):
@@ -476,9 +486,10 @@ lower_sums.vjp(x=lambda g, t, step: lower_sums(g, t=t, step=step))
 def lower_softmax(xp, x, *, t, step=STEP):
     """softmax of each of t rows up to the diagonal      x: (..., packed)"""
     y = xp.array(x)
+    beyond = ~xp.tri(step, dtype=bool)
     for rows, _, block in _blocks(y, t, step):
-        beyond = ~xp.tri(rows.stop - rows.start, dtype=bool)
-        xp.copyto(block[..., rows], -math.inf, where=beyond)
+        n = rows.stop - rows.start
+        xp.copyto(block[..., rows], -math.inf, where=beyond[:n, :n])
         _softmax_in_place(xp, block)
     return y
 
