@@ -623,6 +623,17 @@ def test_placing_matches_numpy():
     assert F.index_update(tg.tensor(np.zeros(3)), slice(1, None), 7).tolist() == [0, 7, 7]
 
 
+def test_rows_that_are_named_many_times_are_added_in_their_order():
+    rng = np.random.default_rng(0)
+    index, x = rng.integers(-5, 5, (20, 30)), rng.standard_normal((20, 30, 4, 70))
+    y = np.zeros((5, 4, 70))
+    np.add.at(y, index, x)
+    assert np.array_equal(ops.scatter_add(x, index=index, shape=y.shape), y)
+    assert (F.index_add(np.zeros((1, 2)), np.zeros(64, int), 1.0) == 64).all()
+    with pytest.raises(IndexError, match="rows -5 to 4 of an array of 4"):
+        ops.scatter_add(x, index=index, shape=(4, 4, 70))
+
+
 def test_topk_gives_the_places():
     values, places = F.topk(tg.tensor([[1.0, 9, 4], [8, 2, 8]]), 2)
     assert values.tolist() == [[9, 4], [8, 8]]

@@ -583,7 +583,10 @@ def _pull_back(seeds, create_graph, *, until=0, wanted=(), release=False, leaf_h
         while True:
             for vertex, g in pairs:
                 if vertex in cotangents:
-                    cotangents[vertex] = _sum(vertex, cotangents[vertex], g)
+                    if type(g) is ndarray:  # numpy adds into what nobody else holds
+                        cotangents[vertex] = cotangents.pop(vertex) + g
+                    else:
+                        cotangents[vertex] = _sum(vertex, cotangents[vertex], g)
                 else:
                     cotangents[vertex] = g
                     if vertex.birth > until and isinstance(vertex, Node):

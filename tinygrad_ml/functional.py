@@ -26,7 +26,7 @@ from .arrays import (
     square,
 )
 from .autograd import op
-from .backend import DeviceError, is_host, is_recorded
+from .backend import DeviceError, is_host, is_recorded, row_max, row_sums
 from .fused import accelerated, fused
 
 # -------------------------------------------------------------------------------- activations
@@ -191,7 +191,7 @@ def _row_products(a, b):
 def _rms_normalized_vjp(g, x, eps):
     """r (g - n mean(g n)),  r = (mean x^2 + eps)^(-1/2),  n = r x"""
     r = _inverse_rms(x, eps)
-    return (g - x * (_row_products(g, x) * r * r / x.shape[-1])) * r
+    return (x * (_row_products(g, x) * r * r / -x.shape[-1]) + g) * r  # g is added in place
 
 
 rms_normalized.vjp(x=_rms_normalized_vjp)
@@ -344,9 +344,19 @@ def rotated(xp, x, cos, sin):
     """(a cos - b sin, b cos + a sin), a and b the halves of x"""
     a, b = _coordinates(x)
     y = xp.concatenate([b, a], axis=-1)
-    y *= xp.concatenate([-sin, sin], axis=-1)  # whole rows: two passes are cheaper than four halves
-    y += x * xp.concatenate([cos, cos], axis=-1)
+    y *= _table(xp, x, -sin, sin)  # whole rows: two passes are cheaper than four halves
+    y += x * _table(xp, x, cos, cos)
     return y
+
+
+def _table(xp, x, left, right):
+    """[left, right]; for many x in x[0]'s shape and layout, which numpy multiplies in one go"""
+    table = xp.concatenate([left, right], axis=-1)
+    if x.ndim <= table.ndim or len(x) < 4:
+        return table
+    wide = xp.empty_like(x[0])
+    wide[...] = table
+    return wide
 
 
 def _coordinates(x):
@@ -378,10 +388,15 @@ def masked_softmax(xp, x, *, mask=None):
     x = xp.array(x)
     if mask is not None:
         xp.copyto(x, -math.inf, where=~mask)  # `where` with a broadcast mask is slow
-    m = x.max(axis=-1, keepdims=True)
+    return _softmax_in_place(xp, x)
+
+
+def _softmax_in_place(xp, x):
+    """softmax of rows that are ours to overwrite; zeros where all are -inf"""
+    m = row_max(x)
     x -= xp.where(m == -math.inf, 0, m)
     e = xp.exp(x, out=x)
-    total = e.sum(axis=-1, keepdims=True)
+    total = row_sums(e)
     e /= xp.where(total == 0, 1, total)
     return e
 
@@ -404,7 +419,7 @@ def attention(q, k, v, mask=None, *, causal=False, scale=None):
     t, s = q.shape[2], k.shape[2]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if causal and mask is None and _in_steps(q, k, v):
-        return lower_matmul(lower_softmax(lower_outer(q * scale, k)), v)
+        return lower_matmul(lower_softmax(lower_outer(q * scale, k), t=t), v)
     scores = grouped(projected, q * scale, k)  # (b, h, t, s)
     seen = _xp(q).tri(t, s, s - t, dtype=bool) if causal and t > 1 else None
     if mask is not None:
@@ -418,7 +433,8 @@ def attention(q, k, v, mask=None, *, causal=False, scale=None):
 
 
 # Causal attention needs nothing beyond the diagonal, which here goes down in steps: a block of rows
-# reaches as far as its last one, and what lies beyond is not computed, not read, and 0.
+# reaches as far as its last one. Scores and weights are packed: the entries of one block after the
+# other make one axis, and what lies beyond is not there.
 
 STEP = 64  # rows: products of fewer are slow
 
@@ -430,49 +446,79 @@ def _in_steps(q, k, v):
 
 def _steps(t, step):
     """Pairs (a block of rows, the columns that it reaches)."""
-    return [(slice(i, i + step), slice(0, i + step)) for i in range(0, t, step)]
+    stops = [builtins.min(i + step, t) for i in range(0, t, step)]
+    return [(slice(i * step, stop), slice(0, stop)) for i, stop in enumerate(stops)]
+
+
+def _packed(xp, a, step):
+    """Room for the blocks of a (t, t) matrix for each of      a: (..., t, k) -> (..., packed)"""
+    entries = builtins.sum((r.stop - r.start) * c.stop for r, c in _steps(a.shape[-2], step))
+    return xp.empty((*a.shape[:-2], entries), a.dtype)
+
+
+def _blocks(packed, t, step):
+    """Triples (a block's rows, the columns that it reaches, a view of its entries)."""
+    begin = 0
+    for rows, columns in _steps(t, step):
+        shape = rows.stop - rows.start, columns.stop
+        end = begin + shape[0] * shape[1]
+        yield rows, columns, packed[..., begin:end].reshape(*packed.shape[:-1], *shape)
+        begin = end
 
 
 @op
 def lower_outer(xp, a, b, *, step=STEP):
-    """a b^T on and below the diagonal      a, b: (..., t, k) -> (..., t, t)"""
-    y = xp.empty((*a.shape[:-1], a.shape[-2]), a.dtype)
-    for rows, columns in _steps(a.shape[-2], step):
-        xp.matmul(a[..., rows, :], b[..., columns, :].swapaxes(-1, -2), out=y[..., rows, columns])
-        y[..., rows, columns.stop :] = 0
+    """a b^T on and below the diagonal      a, b: (..., t, k) -> (..., packed)"""
+    y = _packed(xp, a, step)
+    for rows, columns, block in _blocks(y, a.shape[-2], step):
+        xp.matmul(a[..., rows, :], b[..., columns, :].swapaxes(-1, -2), out=block)
     return y
 
 
 @op
-def lower_softmax(xp, x, *, step=STEP):
-    """softmax of each row up to the diagonal      x: (..., t, t)"""
+def lower_sums(xp, x, *, t, step=STEP):
+    """In the place of each entry the sum of its row      x: (..., packed)"""
     y = xp.empty_like(x)
-    for rows, columns in _steps(x.shape[-1], step):
-        seen = xp.tri(x.shape[-1], dtype=bool)[rows, columns]
-        y[..., rows, columns] = masked_softmax.forward(xp, x[..., rows, columns], mask=seen)
-        y[..., rows, columns.stop :] = 0
+    for (*_, block), (*_, sums) in zip(_blocks(x, t, step), _blocks(y, t, step), strict=True):
+        sums[...] = row_sums(block)
     return y
 
 
-lower_softmax.vjp(x=masked_softmax.vjps["x"][0])
+lower_sums.vjp(x=lambda g, t, step: lower_sums(g, t=t, step=step))
+
+
+@op
+def lower_softmax(xp, x, *, t, step=STEP):
+    """softmax of each of t rows up to the diagonal      x: (..., packed)"""
+    y = xp.array(x)
+    beyond = ~xp.tri(step, dtype=bool)
+    for rows, _, block in _blocks(y, t, step):
+        n = rows.stop - rows.start
+        xp.copyto(block[..., rows], -math.inf, where=beyond[:n, :n])
+        _softmax_in_place(xp, block)
+    return y
+
+
+lower_softmax.vjp(x=lambda g, y, t, step: y * (g - lower_sums(g * y, t=t, step=step)))
 
 
 @op
 def lower_matmul(xp, w, x, *, step=STEP):
-    """w x, of w what is on and below the diagonal      w: (..., t, t)  x: (..., t, k)"""
+    """w x, of w what is on and below the diagonal      w: (..., packed)  x: (..., t, k)"""
     y = xp.empty_like(x)
-    for rows, columns in _steps(x.shape[-2], step):
-        xp.matmul(w[..., rows, columns], x[..., columns, :], out=y[..., rows, :])
+    for rows, columns, block in _blocks(w, x.shape[-2], step):
+        xp.matmul(block, x[..., columns, :], out=y[..., rows, :])
     return y
 
 
 @op
 def lower_matmul_t(xp, w, x, *, step=STEP):
     """w^T x, of w what is on and below the diagonal      shapes as there"""
+    *others, (rows, _, widest) = _blocks(w, x.shape[-2], step)
     y = xp.empty_like(x)
-    for rows, _ in _steps(x.shape[-2], step):
-        below = slice(rows.start, None)
-        xp.matmul(w[..., below, rows].swapaxes(-1, -2), x[..., below, :], out=y[..., rows, :])
+    xp.matmul(widest.swapaxes(-1, -2), x[..., rows, :], out=y)
+    for rows, columns, block in others:
+        y[..., columns, :] += block.swapaxes(-1, -2) @ x[..., rows, :]
     return y
 
 

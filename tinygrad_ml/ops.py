@@ -16,6 +16,8 @@ from .backend import assign as _assign
 from .backend import errstate, is_host, namespace
 from .backend import last_writes as _last_writes
 from .backend import matmul as _matmul_on_gpu
+from .backend import row_max as _row_max
+from .backend import row_sums as _row_sums
 from .backend import scatter_add as _scatter_add
 from .backend import to_device as _to_device
 from .dtypes import HALF, promote
@@ -636,12 +638,12 @@ def _softmax_residual_vjp(g, y):
 
 def _exponentials(xp, logits, targets):
     """exp(logits - max) in rows, 0 at the target; its exponent; the sums of rows; its places"""
-    rows = (logits - logits.max(axis=-1, keepdims=True)).reshape((-1, logits.shape[-1]))
+    rows = (logits - _row_max(logits)).reshape((-1, logits.shape[-1]))
     places = xp.arange(len(rows)), targets.reshape(-1)
     of_target = rows[places]
     rows = xp.exp(rows, out=rows)
     rows[places] = 0
-    return rows, of_target, rows.sum(axis=-1), places
+    return rows, of_target, _row_sums(rows)[:, 0], places
 
 
 # --- shape

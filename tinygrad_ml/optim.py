@@ -366,12 +366,15 @@ def _descend(w, g, m, v, betas, eps, decay, keep, rate, correction):
         w *= keep
     m *= b1
     m += (1 - b1) * g
+    square = g * g  # numpy reuses the memory of large temporaries by itself, not of a piece's
+    square *= 1 - b2
     v *= b2
-    v += (1 - b2) * (g * g)
+    v += square
     spread = v**0.5
-    spread *= correction
-    spread += eps
-    w -= rate * m / spread
+    spread += eps / correction  # divided by it once, not in every entry
+    step = (rate / correction) * m
+    step /= spread
+    w -= step
 
 
 class AdamW(Adam):

@@ -134,26 +134,41 @@ declare(F.masked_softmax, lambda draw: ((draw.array((2, 3), NARROW),),
                                                                             1e-300))
 
 
-def _in_steps(*widths):
-    """Two arrays of five rows, whose diagonal goes down in steps of two."""
+REACHED = np.arange(5) < np.array([[2, 2, 4, 4, 5]]).T  # five rows, whose diagonal goes by twos
+PACKED = (REACHED.sum(),)
+
+
+def _in_steps(*shapes, **options):
+    """Arrays of these shapes, or several of each in a batch."""
 
     def inputs(draw):
         batch = draw.pick([(), (2,)])
-        return tuple(draw.array((*batch, 5, n), MILD) for n in widths), {"step": 2}
+        return tuple(draw.array(batch + s, MILD) for s in shapes), {"step": 2, **options}
 
     return inputs
 
 
-REACHED = np.arange(5) < np.array([[2, 2, 4, 4, 5]]).T
+def _unpacked(x):
+    y = np.zeros((*x.shape[:-1], 5, 5), x.dtype)
+    y[..., REACHED] = x
+    return y
 
-declare(F.lower_outer, _in_steps(2, 2), analytic=True,
-        reference=lambda a, b, *, step: np.where(REACHED, a @ b.swapaxes(-1, -2), 0))
-declare(F.lower_matmul, _in_steps(5, 2), analytic=True,
-        reference=lambda w, x, *, step: np.where(REACHED, w, 0) @ x)
-declare(F.lower_matmul_t, _in_steps(5, 2), analytic=True,
-        reference=lambda w, x, *, step: np.where(REACHED, w, 0).swapaxes(-1, -2) @ x)
-declare(F.lower_softmax, lambda draw: ((draw.array((2, 5, 5), NARROW),), {"step": 2}),
-        lambda x, *, step: (e := np.tri(5) * np.exp(x)) / e.sum(-1, keepdims=True))
+
+def _lower_softmax(x, *, t, step):
+    e = np.tri(5) * np.exp(_unpacked(x))
+    return (e / e.sum(-1, keepdims=True))[..., REACHED]
+
+
+declare(F.lower_outer, _in_steps((5, 2), (5, 2)), analytic=True,
+        reference=lambda a, b, *, step: (a @ b.swapaxes(-1, -2))[..., REACHED])
+declare(F.lower_matmul, _in_steps(PACKED, (5, 2)), analytic=True,
+        reference=lambda w, x, *, step: _unpacked(w) @ x)
+declare(F.lower_matmul_t, _in_steps(PACKED, (5, 2)), analytic=True,
+        reference=lambda w, x, *, step: _unpacked(w).swapaxes(-1, -2) @ x)
+declare(F.lower_sums, _in_steps(PACKED, t=5), analytic=True, reference=lambda x, *, t, step: (
+    REACHED * _unpacked(x).sum(-1, keepdims=True))[..., REACHED])
+declare(F.lower_softmax, lambda draw: ((draw.array((2, *PACKED), NARROW),), {"t": 5, "step": 2}),
+        _lower_softmax)
 declare(F.attention, _attended, _attention, analytic=True, exact=False)
 
 # --- losses
