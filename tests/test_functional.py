@@ -990,3 +990,9 @@ def test_gradient_of_cross_entropy_adds_up_to_zero_beside_large_logits(dtype):
     w = tg.tensor(np.full((5, 2), 400, dtype))  # five equal logits of 320,000
     slope = tg.grad(F.linear_cross_entropy(x, w, np.array([3])), x).numpy()
     np.testing.assert_allclose(slope, 0, atol=400 * 8 * np.finfo(dtype).eps)  # of 5 probabilities
+
+
+def test_logits_may_be_integers():
+    logits, targets = tg.tensor([[1, 2, 3], [0, 5, 1]]), np.array([2, 0])
+    wanted = F.cross_entropy(logits.astype("float64"), targets)
+    assert F.cross_entropy(logits, targets).item() == wanted.item()

@@ -638,6 +638,8 @@ def _softmax_residual_vjp(g, y):
 
 def _exponentials(xp, logits, targets):
     """exp(logits - max) in rows, 0 at the target; its exponent; the sums of rows; its places"""
+    if logits.dtype.kind in "iub":
+        logits = logits.astype("float64")  # as exp itself makes of integers
     rows = (logits - _row_max(logits)).reshape((-1, logits.shape[-1]))
     places = xp.arange(len(rows)), targets.reshape(-1)
     of_target = rows[places]
