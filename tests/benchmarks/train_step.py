@@ -1,13 +1,15 @@
 """One training step of a LLaMA: ours, against the same model by hand and in torch.
 
     python tests/benchmarks/train_step.py [--size S] [--size M] [--size L] [--seconds 60]
-        [--peers hand torch compile ours-bf16 torch-bf16] [--json FILE] [--no-kernels]
+        [--launches 3] [--peers hand torch compile ours-bf16 torch-bf16] [--json FILE]
+        [--no-kernels]
 
 By hand means forward and backward in plain numpy as one writes it who knows the model and wants
 speed: the same products, work in place, no tape, no checks. All start from the same weights and
 see the same batch, and the losses printed must agree. Each has a process of its own, where no
 other's threads wait on its cores, and they take turns of a second, so that the machine's moods hit
-everybody alike, until a size has used its seconds. Printed are medians, the least (on a busy
+everybody alike, until a size has used its seconds. A process has its luck with memory for life, two
+percent of it, so there are several launches of each. Printed are medians, the least (on a busy
 machine the better measure), and the processor's time, in milliseconds; the floor is the products
 and the bytes of the step at the speeds that this machine reached in the same run; memory is the
 growth of a process's peak over two steps. What is written in numpy, ours and by hand, keeps freed
@@ -303,16 +305,18 @@ def prepared(size, name):
 
 
 class Contestant:
-    """A peer in a process of its own, whose steps and processor time are counted there."""
+    """A peer in processes of its own, whose steps and processor time are counted there."""
 
     def __init__(self, size, name, kernels):
         command = [sys.executable, __file__, "--size", size, "--steps-of", name]
+        self.command = command if kernels else [*command, "--no-kernels"]
+        self.walls, self.used = [], []
+
+    def begin(self):
         self.process = subprocess.Popen(
-            command if kernels else [*command, "--no-kernels"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
-        self.walls, self.used = [], []
         self.peak_mb, self.loss = json.loads(self.process.stdout.readline())
 
     def take_turn(self, seconds):
@@ -356,25 +360,28 @@ def take_turns(size, name):
         print(json.dumps([walls, used]), flush=True)
 
 
-def compare(size, peers, seconds, kernels):
+def compare(size, peers, seconds, launches, kernels):
     """{name: figures} of one size, printed as they are found."""
     if SIZES[size][0].get("n_kv_heads"):
         peers = [p for p in peers if p != "hand"]  # its heads are not grouped
-    sides = {
-        name: Contestant(size, name, kernels)
-        for name in tqdm(peers, f"{size}: set up", leave=False)
-    }
-    rounds, begin = 0, time.perf_counter()
+    sides = {name: Contestant(size, name, kernels) for name in peers}
+    rounds, used = 0, 0.0
     with tqdm(total=seconds, desc=size, unit="s", leave=False) as bar:
-        while rounds < 3 or time.perf_counter() - begin < seconds:
-            rounds += 1
+        for launch in range(1, launches + 1):
             for side in sides.values():
-                side.take_turn(1.0)
-            bar.n = min(seconds, round(time.perf_counter() - begin))
-            bar.refresh()
+                side.begin()
+            begin = time.perf_counter()
+            while rounds < 3 * launch or used < seconds * launch / launches:
+                rounds += 1
+                for side in sides.values():
+                    side.take_turn(1.0)
+                used += time.perf_counter() - begin
+                begin = time.perf_counter()
+                bar.n = min(seconds, round(used))
+                bar.refresh()
+            for side in sides.values():
+                side.end()
     found = {name: side.figures() for name, side in sides.items()}
-    for side in sides.values():
-        side.end()
     report(size, found, floor(size), rounds)
     return found
 
@@ -437,6 +444,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", action="append", choices=list(SIZES))
     parser.add_argument("--seconds", type=float, default=60, help="for each size")
+    parser.add_argument("--launches", type=int, default=3, help="of each process (3)")
     parser.add_argument("--peers", nargs="*", default=["hand", "torch"], choices=list(STEPS))
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--no-kernels", action="store_true", help="every function by definition")
@@ -447,8 +455,9 @@ def main():
             return take_turns(given.size[0], given.steps_of)
     print(f"kernels: {tg.kernels.level()}, {tg.kernels.get_num_threads()} threads, "
           f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    peers, on = ["ours", *given.peers], not given.no_kernels
     found = {
-        size: compare(size, ["ours", *given.peers], given.seconds, not given.no_kernels)
+        size: compare(size, peers, given.seconds, given.launches, on)
         for size in given.size or SIZES
     }
     if given.json:
