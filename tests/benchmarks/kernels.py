@@ -52,6 +52,9 @@ CASES = {
     "add_rms_norm": ([normal(1024, 768), normal(1024, 768), normal(768)], {},
                      lambda x, r, w: (x + r, torch_functional.rms_norm(x + r, (768,), w, 1e-6)), 8),
     "gelu": ([normal(2048, 768)], {}, lambda x: torch_functional.gelu(x), 5),
+    "softmax": ([normal(2048, 768)], {}, lambda x: torch.softmax(x, -1), 5),
+    "affine": ([normal(1024, 128), normal(352, 128), normal(352)], {},
+               lambda x, w, b: torch_functional.linear(x, w, b), 13),
     "dropped": ([normal(2048, 768)], {"p": 0.1, "key": 7},
                 lambda x, p, key: torch_functional.dropout(x, p), 4),
     "embedding": ([normal(4096, 288), np.arange(2048) * 7 % 4096], {},
@@ -138,7 +141,7 @@ def table(repeats, summary, names=()):
             runs, moved = adamw_runs(15_000_000)
         else:
             arrays, options, peer, factor = CASES[name]
-            run = ours(getattr(tg.functional, name), arrays, options)
+            run = ours(getattr(tg.functional, name, None) or getattr(tg, name), arrays, options)
             runs = {"kernel": run, "numpy": by_definition(run)}
             if torch:
                 runs["torch"] = theirs(peer, arrays, options, name)
