@@ -5,6 +5,9 @@ instead of shared memory). Keys that no query of a strip may see (causally, or b
 padding, segments, a past) cost nothing. For each query row only the log of its sum is kept, from
 which the backward pass makes the weights again: P = exp(scale Q K^T - log_sum).
 
+Where there is one query a head, as when a text is written, keys and values are read as they lie,
+bfloat16 too; elsewhere keys are transposed once for all queries.
+
 Bytes: the strips stay in cache; q, k, v, o are read or written once forward, and with g, dq, dk,
 dv once backward. Multiplications: 2 b h t s d forward and 5 backward, half of that if causal.
 A head is computed by one thread, in one order: the same bits with any number of threads.

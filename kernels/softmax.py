@@ -2,7 +2,7 @@
 
 `slope` is its derivative:  dx = y (g - sum g y).
 Bytes: forward reads x and writes y, backward reads g and y and writes dx; a row is in cache for
-what is passed over it again. Numpy moves 12 times the size of x forward and 9 backward.
+what is passed over it again. Numpy moves 8 times the size of x forward and 9 backward.
 In float64 forward is the definition's: numpy's exp is faster than the C library's.
 Accuracy in float32: within 4 ulp of an entry, and half an ulp for each unit that its exponent is
 below the greatest (it is a rounded difference); below e^-87 of the greatest entries are 0.
