@@ -212,10 +212,20 @@ class Calls:
             _noted.reset(token)
         self._ready = [(function, _converted(function, args)) for function, args in self._kept]
 
+    def made(self, y):
+        """Whether y lies in an array that the last call was given."""
+        known = self._kept[-1][1] if self._kept else ()
+        return any(owner(a) is owner(y) for a in known if isinstance(a, np.ndarray))
+
     def again(self):
         """Make the calls again, in their order."""
         for function, args in self._ready:
             function(*args)
+
+
+def owner(a):
+    """The array whose memory this is."""
+    return a if a.base is None else a.base
 
 
 def noting():

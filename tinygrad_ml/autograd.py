@@ -28,7 +28,8 @@ from .dtypes import HALF
 
 _recording = ContextVar("recording", default=True)  # per thread and per asyncio task
 _anomalies = ContextVar("anomalies", default=False)
-_anomaly_users = 0  # how many contexts detect anomalies; 0 spares every op a look-up
+_onlooker = ContextVar("onlooker", default=None)  # see `watching`
+_onlookers = 0  # how many contexts look at what ops make; 0 spares every op a look-up
 _clock = count(1)
 
 
@@ -171,7 +172,7 @@ class Node:
         self.name, self.kind, self.outputs = name, kind, outputs
         self.targets, self.saved = targets, saved
         self.hooks = None
-        self.where = _user_line() if _anomaly_users and _anomalies.get() else None
+        self.where = _user_line() if _onlookers and _anomalies.get() else None
 
     def pull(self, g, create_graph):
         """Pairs (vertex, cotangent), one for each thing this node read that needs a gradient."""
@@ -391,8 +392,8 @@ class Op:
             y = tuple(y) if isinstance(y, tuple) else namespace([y]).asarray(y)
         if like is None:
             return y
-        if _anomaly_users and _anomalies.get():
-            _check_finite(self.__name__, y, _user_line())
+        if _onlookers:
+            _look_at(self, arrays, y)
         recorded = needs and _recording.get()
         node = self._record(args, needs, options, y, like, half) if recorded else None
         if type(y) is tuple:
@@ -503,7 +504,7 @@ def _unary(op):
                 raise TypeError(f"{op.__name__}: got {rest} by position; options: {options_of}")
             options |= named
         data = x.data
-        if type(data) is not ndarray or data.itemsize == 2 or _anomaly_users:
+        if type(data) is not ndarray or data.itemsize == 2 or _onlookers:
             return op(x, **options)
         try:
             y = forward(np, data, **options) if options else forward(np, data)
@@ -537,7 +538,7 @@ def _binary(op):
         else:
             y = b
             usual = type(b) is float or type(b) is int
-        if not usual or type(x) is not ndarray or x.itemsize == 2 or _anomaly_users:
+        if not usual or type(x) is not ndarray or x.itemsize == 2 or _onlookers:
             return op(a, b)
         try:
             z = forward(np, x, y)
@@ -784,14 +785,33 @@ def detect_anomaly():
     An error raised by a backward pass names the line of the forward call, so the forward pass
     must run within it too.
     """
-    global _anomaly_users
-    token = _anomalies.set(True)
-    _anomaly_users += 1
+    with _looking(_anomalies, True):
+        yield
+
+
+def watching(look):
+    """`with watching(look):` look(op, arrays, y) is called for every op that is given Tensors."""
+    return _looking(_onlooker, look)
+
+
+@contextmanager
+def _looking(variable, value):
+    global _onlookers
+    token = variable.set(value)
+    _onlookers += 1
     try:
         yield
     finally:
-        _anomaly_users -= 1
-        _anomalies.reset(token)
+        _onlookers -= 1
+        variable.reset(token)
+
+
+def _look_at(op, arrays, y):
+    if _anomalies.get():
+        _check_finite(op.__name__, y, _user_line())
+    look = _onlooker.get()
+    if look is not None:
+        look(op, arrays, y)
 
 
 def _check_finite(name, result, where):

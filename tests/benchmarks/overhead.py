@@ -60,7 +60,7 @@ BACKWARD = {
 
 GUARDS = {
     "is anything recording? (ContextVar)": lambda a: autograd._recording.get(),
-    "is anyone detecting anomalies?": lambda a: autograd._anomaly_users and 1,
+    "is anyone looking on?": lambda a: autograd._onlookers and 1,
     "is it a half type?": lambda a: a.data.itemsize == 2,
     "is it on the tape?": lambda a: isinstance(a, autograd.Value) and a.birth,
     "stale value: note the version": lambda a: a.version[0] if a.version is not None else None,

@@ -164,7 +164,7 @@ FEW = 4  # tokens; a recording costs the time of two
 
 def _after(job):
     """The function that reads one more token (b,) a row and gives the logits (b, v) after it."""
-    if job.count > FEW and Recorded.fits(job.cache):
+    if job.count > FEW and Recorded.fits(job.model, job.cache):
         return Recorded(job.model, job.cache)
     return lambda tokens: job.model(tokens[:, None], cache=job.cache)[:, -1]
 

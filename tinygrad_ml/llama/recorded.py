@@ -8,8 +8,10 @@ place, is written into arrays that the recorded call reads.
 
 import numpy as np
 
+from ..autograd import watching
 from ..backend import DeviceError, Graph, to_device
-from ..kernels import Calls
+from ..kernels.native import Calls, owner
+from ..nn import Module
 from ..tensor import Tensor
 from .cache import Cache, HostSlot, Slot
 
@@ -17,8 +19,9 @@ from .cache import Cache, HostSlot, Slot
 class Recorded:
     """tokens (b,) -> logits (b, v), which the next call overwrites: the model's, with this cache.
 
-    A model that cannot be recorded is called as it is: on a GPU one that looks at its numbers, on
-    a CPU one that computes other than by kernels.
+    A model that cannot be recorded is called as it is: on a GPU one that looks at its numbers; on
+    a CPU, where nobody would notice such a look, one with parts that are not this library's, and
+    one that numpy computes in part.
     """
 
     def __init__(self, model, cache):
@@ -27,9 +30,12 @@ class Recorded:
         self.length, self.refused = -1, False  # of the cache, after the last call
 
     @staticmethod
-    def fits(cache):
-        """Whether it is the model's own, without virtual tokens."""
-        return type(cache) is Cache
+    def fits(model, cache):
+        """Whether the cache is the model's own, without virtual tokens, and the model known."""
+        if type(cache) is not Cache:
+            return False
+        ours = isinstance(model, Module) and all(map(_is_ours, model.modules()))
+        return ours or cache.device != "cpu"
 
     def __call__(self, tokens):
         if not self.refused:
@@ -77,29 +83,44 @@ class OnDevice:
 
 
 class OnHost:
-    """The first call is recorded while it runs. The second is done again and anew: unless both
-    agree to the bit (numpy computed something, say) DeviceError is raised."""
+    """The first call is recorded while it runs. Later ones are done again and anew, until every row
+    has had another token than the recorded one; if the two differ in a bit, DeviceError is raised,
+    as it is where an op makes its result without C."""
 
     def __init__(self, model, cache, b):
         self.tokens, self.model, self.slot = np.zeros((b, 1), np.int64), model, HostSlot(cache)
         self.calls = self.logits = None
-        self.right = False
+        self.first, self.same = None, np.ones(b, bool)  # the recorded tokens; which were all so far
 
     def __call__(self, tokens, place):
         self.tokens[:, 0] = tokens
         self.slot.at(place)
         if self.calls is None:
+            self.first = tokens.copy()
             self.calls, self.logits = self._recorded()
             return self.logits
         self.calls.again()
-        if not self.right:
+        if self.same.any():
             anew = self._recorded()[1]
             if not np.array_equal(self.logits.data, anew.data):
-                raise DeviceError("not all of this model runs by kernels")
-            self.right = True
+                raise DeviceError("not all of this model is computed in C")
+            self.same &= tokens == self.first
         return self.logits
 
     def _recorded(self):
         calls = Calls()
-        with calls.noted():
+
+        def look(op, arrays, y):
+            for part in y if type(y) is tuple else (y,):
+                viewed = op.view and owner(part) is owner(arrays[0])
+                if not (viewed or calls.made(part)):
+                    raise DeviceError(f"{op.__name__}: numpy made its result")
+
+        with calls.noted(), watching(look):
             return calls, self.model(self.tokens, cache=self.slot)[:, -1]
+
+
+def _is_ours(module):
+    """Whether all that it computes is in this library's code."""
+    place = type(module).__module__.partition(".")[0]
+    return place == __package__.partition(".")[0] and "forward" not in vars(module)
