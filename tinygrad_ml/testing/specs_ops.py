@@ -230,13 +230,14 @@ def _pulled(draw):
     return (draw.array(z.shape, REAL), z), options
 
 
-def _softmax_slope(u, z, *, axis):
-    y = scipy.special.softmax(z, axis)
-    return y * (u - (u * y).sum(axis, keepdims=True))
+def _cotangents(draw):
+    """And results, which for the formula need not add up to 1."""
+    (y,), options = along(MILD)(draw)
+    return (draw.array(y.shape, MILD), y), options
 
 
-declare(lambda u, z, *, axis: ops.softmax_slope(u, ops.softmax(z, axis=axis), axis=axis),
-        _pulled, _softmax_slope, name="ops.softmax_slope")
+declare(ops.softmax_slope, _cotangents, analytic=True, reference=lambda g, y, *, axis: (
+    y * (g - (g * y).sum(axis, keepdims=True))))
 declare(lambda u, z, *, axis: ops.log_softmax_residual(u, ops.log_softmax(z, axis=axis), axis=axis),
         _pulled, lambda u, z, *, axis: u - scipy.special.softmax(z, axis) * u.sum(axis, keepdims=True),
         name="ops.log_softmax_residual")
