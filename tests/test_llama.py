@@ -517,7 +517,8 @@ def test_an_op_that_numpy_computes_is_noticed_even_if_it_changes_nothing():
     """A bottleneck whose units are off for both tokens, say."""
     model = small(dtype="float32")
     idle = lambda tokens, cache: model(tokens, cache=cache) + 0.0
-    with tg.no_grad(), pytest.raises(tg.DeviceError, match="add: numpy made its result"):
+    first = "add" if kernels.level() in ("v3", "v4") else ""  # else an op of the model's
+    with tg.no_grad(), pytest.raises(tg.DeviceError, match=f"{first}: numpy made its result"):
         OnHost(idle, model.new_cache(1, 9), 1)(np.array([5]), 0)
 
 
